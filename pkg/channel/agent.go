@@ -1,0 +1,445 @@
+package channel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	meshv1 "github.com/meshnode/meshnode/proto/mesh/v1"
+)
+
+const codeInternal = codes.Internal
+
+// agent is the listening end of a link: it joins what arrives, has it
+// dispatched, and sends the answers. Its writer is the goroutine of the gRPC
+// handler, its reader a goroutine of its own.
+type agent struct {
+	*link
+	m      *Manager
+	opt    *Options
+	peer   Peer
+	limits peerLimits
+	conn   func() // cuts the connection
+
+	// Of the reader alone.
+	joins      map[uint64]*Request // large requests whose parts arrive
+	unfinished int64
+
+	mu      sync.Mutex
+	last    uint64              // the last session that was taken
+	calls   map[uint64]*Request // taken and not answered to the end
+	queue   replyQueue
+	room    chan struct{} // closed when replies have room again; nil where the reader does not wait
+	open    int           // large requests that arrive, for the end of a drain
+	busy    bool          // the reader has a batch in its hand
+	eof     bool          // the dialler has half-closed
+	leaving bool
+	said    bool // the goaway has been sent
+	why     string
+	goLast  uint64
+}
+
+func newAgent(m *Manager, l *link, peer Peer, limits peerLimits, cut func()) *agent {
+	return &agent{
+		link: l, m: m, opt: &m.opt, peer: peer, limits: limits, conn: cut,
+		joins: make(map[uint64]*Request), calls: make(map[uint64]*Request),
+		queue: replyQueue{bulk: bulk[*Request]{limit: limits.unfinished}},
+	}
+}
+
+// read is the reader: it runs until the dialler half-closes or the link ends.
+func (a *agent) read(in *inbox) (cause error) {
+	defer a.guard(&cause)
+	for {
+		if err := a.take(in); err != nil {
+			return err
+		}
+		if err := a.awaitReplyRoom(); err != nil {
+			return err
+		}
+		if err := a.receive(in); err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return causeOf(err)
+		}
+	}
+}
+
+// take handles the frames of one batch.
+func (a *agent) take(in *inbox) error {
+	a.setBusy(true)
+	defer a.setBusy(false)
+	now := time.Now()
+	for i := range in.frames {
+		if err := a.frame(&in.frames[i], now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *agent) setBusy(busy bool) {
+	a.mu.Lock()
+	a.busy, a.open = busy, len(a.joins)
+	done := !busy && a.done()
+	a.mu.Unlock()
+	if done {
+		a.wake()
+	}
+}
+
+// frame handles one frame. An error ends the link.
+func (a *agent) frame(f *frame, now time.Time) error {
+	switch f.kind {
+	case kindHello:
+		return protocolError("a second hello")
+	case kindRequest, kindNone:
+		return a.begin(f, now)
+	case kindPart:
+		return a.part(f, now)
+	case kindCancel:
+		a.cancelled(f.session)
+	case kindHeartbeat:
+		a.heard(f)
+		a.overdue(now)
+	default: // what only a listener says
+		a.m.Counters.FramesStray.Add(1)
+	}
+	return nil
+}
+
+// begin handles the first frame of a message.
+func (a *agent) begin(f *frame, now time.Time) error {
+	a.mu.Lock()
+	switch {
+	case f.session <= a.last:
+		a.mu.Unlock()
+		return protocolError("session %d is not above the last one, %d", f.session, a.last)
+	case a.leaving:
+		a.mu.Unlock()
+		return nil // the goaway says that it was not taken
+	}
+	a.last = f.session
+	r, refused := a.request(f, now)
+	switch {
+	case r.Push:
+	case len(a.calls) >= a.opt.Limits.CallsInFlight:
+		if refused == nil {
+			refused = Refuse(meshv1.Reason_REASON_OVERLOADED, fmt.Sprintf("overloaded: calls in flight on this link, at most %d", a.opt.Limits.CallsInFlight))
+		}
+	default:
+		a.calls[r.Session] = r
+	}
+	a.mu.Unlock()
+	switch {
+	case refused != nil:
+	case f.total > 0:
+		refused = a.joining(r, f, now)
+	default:
+		return a.dispatch(r)
+	}
+	if refused != nil {
+		a.refuse(r, refused)
+	}
+	return nil
+}
+
+// part adds a piece to a large request.
+func (a *agent) part(f *frame, now time.Time) error {
+	r := a.joins[f.session]
+	if r == nil {
+		a.m.Counters.FramesStray.Add(1)
+		return nil
+	}
+	whole, err := r.join.add(f.payload, now)
+	switch {
+	case err != nil:
+		a.unjoin(r)
+		a.refuse(r, invalidLarge(err))
+	case whole:
+		r.Payload = r.join.buf
+		a.unjoin(r)
+		return a.dispatch(r)
+	}
+	return nil
+}
+
+// dispatch places a whole message. A push whose service's queue is full stops
+// the reading of this link until there is room (M57).
+func (a *agent) dispatch(r *Request) error {
+	for {
+		room, refused := a.opt.Dispatcher.Dispatch(r)
+		switch {
+		case refused != nil:
+			a.refuse(r, refused)
+			return nil
+		case room == nil:
+			return nil
+		}
+		a.stop()
+		select {
+		case <-room:
+			a.resume()
+		case <-a.ctx.Done():
+			a.m.Counters.PushesUnplaced.Add(1)
+			return context.Cause(a.ctx)
+		}
+	}
+}
+
+// refuse answers a call that is not run; a push is counted.
+func (a *agent) refuse(r *Request, f *Failure) {
+	if !r.Push {
+		r.Fail(f)
+		return
+	}
+	switch f.Reason {
+	case meshv1.Reason_REASON_NAME_NOT_FOUND, meshv1.Reason_REASON_STALE_HANDLE, meshv1.Reason_REASON_UNKNOWN_METHOD, meshv1.Reason_REASON_INVALID_NAME:
+		a.m.Counters.PushesUnknown.Add(1)
+	default:
+		a.m.Counters.PushesRefused.Add(1)
+	}
+}
+
+// cancelled takes a caller's word that nobody waits. The call is answered all
+// the same: at once where it has not started, else when its handler returns.
+func (a *agent) cancelled(session uint64) {
+	if r := a.joins[session]; r != nil {
+		a.unjoin(r)
+		r.Fail(cancelFailure())
+		return
+	}
+	a.mu.Lock()
+	r := a.calls[session]
+	switch {
+	case r == nil:
+		a.m.Counters.FramesStray.Add(1)
+		fallthrough
+	case r.cancelled:
+		a.mu.Unlock()
+		return
+	}
+	r.cancelled = true
+	if r.answered {
+		if a.queue.withdraw(r) { // a large reply that has not left
+			a.m.replies.add(-r.queued)
+			r.reply, r.fail = Reply{}, cancelFailure()
+			a.enqueue(r)
+		}
+		a.mu.Unlock()
+		return
+	}
+	a.mu.Unlock()
+	if r.cancel(ErrCancelled) {
+		r.Fail(cancelFailure())
+	}
+}
+
+func cancelFailure() *Failure {
+	return Refuse(meshv1.Reason_REASON_CANCELLED, "the caller cancelled")
+}
+
+// answer queues the one answer of a call.
+func (a *agent) answer(r *Request, rep Reply, f *Failure) {
+	if r.Push {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if r.answered {
+		return
+	}
+	r.answered = true
+	if a.ctx.Err() != nil {
+		a.m.Counters.RepliesDropped.Add(1)
+		return
+	}
+	r.reply, r.fail = rep, f
+	if r.cancelled {
+		r.reply, r.fail = Reply{}, cancelFailure()
+	}
+	a.enqueue(r)
+}
+
+// enqueue is called under the lock.
+func (a *agent) enqueue(r *Request) {
+	a.queue.put(r)
+	a.m.replies.add(r.queued)
+	a.wake()
+}
+
+// fill gives the writer what may be sent. It returns true when the link is done.
+func (a *agent) fill(b *batch, _ time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.leaving && !a.said {
+		a.said = true
+		b.add(&frame{kind: kindGoaway, goaway: &meshv1.Goaway{LastSession: a.goLast, Message: a.why}})
+	}
+	for _, r := range a.queue.fill(b) {
+		if a.calls[r.Session] == r {
+			delete(a.calls, r.Session)
+		}
+		a.m.replies.add(-r.queued)
+		r.reply, r.parcel = Reply{}, parcel{}
+	}
+	if a.room != nil && !a.choked() {
+		close(a.room)
+		a.room = nil
+	}
+	return a.done()
+}
+
+// done says that the link may end in order: the dialler or this process wants
+// it, all that was taken is placed, and the last answer has left.
+func (a *agent) done() bool {
+	if !a.leaving && !a.eof || a.busy || a.leaving && !a.eof && a.open > 0 || !a.queue.empty() {
+		return false
+	}
+	for _, r := range a.calls {
+		if !r.excused {
+			return false
+		}
+	}
+	return true
+}
+
+// halfClosed notes that the reader has read to the end.
+func (a *agent) halfClosed() {
+	a.pulse.eof.Store(true)
+	a.mu.Lock()
+	a.eof = true
+	a.mu.Unlock()
+	a.wake()
+}
+
+// choked says that too many answers wait for this link to read on (M56).
+func (a *agent) choked() bool {
+	return a.queue.bytes >= a.opt.Limits.LinkReplyBytes || a.queue.bytes > fairReplyBytes && a.m.replies.full()
+}
+
+// awaitReplyRoom stops the reading while too many answers wait.
+func (a *agent) awaitReplyRoom() error {
+	stopped := false
+	for {
+		a.mu.Lock()
+		if !a.choked() {
+			a.mu.Unlock()
+			if stopped {
+				a.resume()
+			}
+			return nil
+		}
+		if a.room == nil {
+			a.room = make(chan struct{})
+		}
+		room := a.room
+		a.mu.Unlock()
+		if !stopped {
+			stopped = true
+			a.stop()
+		}
+		select {
+		case <-room:
+		case <-a.m.replies.wait():
+		case <-a.ctx.Done():
+			return context.Cause(a.ctx)
+		}
+	}
+}
+
+// goaway says that nothing more is taken, and lets what was end (M35).
+func (a *agent) goaway(why string) {
+	a.mu.Lock()
+	if !a.leaving {
+		a.leaving, a.why, a.goLast = true, why, a.last
+	}
+	a.mu.Unlock()
+	a.wake()
+}
+
+// expel refuses the calls that have not started when the drain time is over.
+func (a *agent) expel() {
+	for _, r := range a.taken() {
+		if r.cancel(ErrDraining) {
+			r.Fail(Refuse(meshv1.Reason_REASON_DRAINING, "the node is leaving and the call had not started"))
+		}
+	}
+}
+
+// taken returns the calls that are not answered.
+func (a *agent) taken() []*Request {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	rs := make([]*Request, 0, len(a.calls))
+	for _, r := range a.calls {
+		if !r.answered {
+			rs = append(rs, r)
+		}
+	}
+	return rs
+}
+
+// release ends what the link's end leaves behind (M32): the contexts of its
+// handlers, its calls that have not started, its unfinished messages and its
+// waiting replies. The reader has returned.
+func (a *agent) release() {
+	for _, r := range a.joins {
+		a.unjoin(r)
+	}
+	for _, r := range a.taken() {
+		r.cancel(ErrLinkBroken)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.m.replies.add(-a.queue.bytes)
+	a.queue = replyQueue{}
+	clear(a.calls)
+}
+
+// replyGate counts the replies that wait in the whole process and tells links
+// that do not read when there is room again.
+type replyGate struct {
+	limit int64
+
+	mu    sync.Mutex
+	bytes int64
+	room  chan struct{} // closed when bytes falls below limit
+}
+
+func (g *replyGate) init(limit int64) { g.limit, g.room = limit, make(chan struct{}) }
+
+func (g *replyGate) add(n int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	was := g.bytes >= g.limit
+	g.bytes += n
+	if was && g.bytes < g.limit {
+		close(g.room)
+		g.room = make(chan struct{})
+	}
+}
+
+func (g *replyGate) full() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.bytes >= g.limit
+}
+
+func (g *replyGate) held() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.bytes
+}
+
+func (g *replyGate) wait() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.room
+}

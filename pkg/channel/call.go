@@ -1,0 +1,205 @@
+package channel
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Message is a call or a push as its maker gives it to Manager.Do. It must not
+// change afterwards, and the payload and headers are given away for good.
+type Message struct {
+	Node    string // a name of the table
+	Name    string // the service's name with its sign; "" where Handle says it
+	Handle  uint64
+	Target  string // as the caller wrote it, for errors and trace tags
+	Method  string
+	Payload []byte
+	Headers []Header
+	Tag     string    // skynet trace tag
+	Due     time.Time // deadline, zero for none
+
+	Push   bool // one way
+	NoWait bool // fail where the node is absent, or in the pause after a failed dial
+	WaitUp bool // do not fail when a dial fails
+	Owned  bool // the payload was given away: Manager.Do does not copy it
+	Inside bool // made by a running handler: taken while the process closes
+	Turn   Turn // given away while the message waits; may be nil
+}
+
+// Turn is what a serial service's handler gives to the next message while it
+// waits in the mesh (M26).
+type Turn interface {
+	Yield() bool // false where there is none to give
+	Retake()     // blocks until it is back
+}
+
+// Reply is what a call returns. Everything in it belongs to the caller.
+type Reply struct {
+	Payload           []byte
+	Headers, Trailers []Header
+}
+
+// place is where a call stands on its way.
+type place uint8
+
+const (
+	placeNone  place = iota
+	placeRoom        // a push that waits for room in the line
+	placeLine        // in the node's line
+	placeAside       // taken from the line, not begun: see outlet.blocked and outlet.aside
+	placeSent        // has a session
+	placeDone        // has its outcome
+)
+
+// outcome ends a call. For a push it means that it stands in the line of an
+// open link, or that it never will.
+type outcome struct {
+	reply Reply
+	err   *Error
+}
+
+// call is one message on its way out. All of it is guarded by its sender's lock.
+type call struct {
+	*Message
+	order   uint64 // its place in the line, for the way back
+	place   place
+	list    *callList
+	prev    *call
+	next    *call
+	out     *outlet // where it was sent
+	session uint64
+	parcel  parcel // of a large payload
+	settled bool   // has its outcome, though it may still be on its way
+	gone    bool   // its caller left after it was sent
+	join    *joiner
+	reply   Reply        // what came with the first frame of a large reply
+	done    chan outcome // nil until someone has to wait
+	early   outcome      // what settled it before
+}
+
+// addressee orders messages: those to one addressee keep their order.
+type addressee struct {
+	name   string
+	handle uint64
+}
+
+func (c *call) to() addressee  { return addressee{c.Name, c.Handle} }
+func (c *call) isLarge() bool  { return len(c.Payload) > partBytes }
+func (c *call) large() *parcel { return &c.parcel }
+
+// size is what the message counts against a bound.
+func (c *call) size() int64 {
+	return int64(len(c.Payload)+len(c.Name)+len(c.Method)+len(c.Tag)+messageOverhead) + headerBytes(c.Headers)
+}
+
+// settle hands the outcome to whoever waits, once.
+func (c *call) settle(o outcome) {
+	if c.settled {
+		return
+	}
+	c.settled = true
+	if o.err != nil {
+		o.err.Node, o.err.Target, o.err.Method = c.Node, c.Target, c.Method
+	}
+	if c.done == nil {
+		c.early = o
+		return
+	}
+	c.done <- o // has room for one
+}
+
+// traceTag is the skynet trace tag as it leaves this process (M60).
+func (c *call) traceTag(caller string) string {
+	if c.Tag == "" || c.Tag[0] == '(' {
+		return c.Tag
+	}
+	return fmt.Sprintf("(%s-%s-%d)%s", caller, c.Target, c.session, c.Tag)
+}
+
+// first makes the frame that begins the message.
+func (c *call) first(caller string, now time.Time) frame {
+	f := frame{
+		session: c.session, kind: kindRequest, addressed: true,
+		name: c.Name, handle: c.Handle, method: c.Method, push: c.Push,
+		tag: c.traceTag(caller), headers: c.Headers, payload: c.Payload,
+	}
+	if !c.Due.IsZero() {
+		f.timeLeft = uint64(max(c.Due.Sub(now).Microseconds(), 1))
+	}
+	if c.isLarge() {
+		f.payload, f.total = c.Payload[:partBytes], uint64(len(c.Payload))
+	}
+	return f
+}
+
+// callList is a first come, first served list that anyone may leave.
+type callList struct {
+	head, tail *call
+	len        int
+}
+
+func (l *callList) push(c *call) {
+	c.list, c.prev, c.next = l, l.tail, nil
+	if l.tail != nil {
+		l.tail.next = c
+	} else {
+		l.head = c
+	}
+	l.tail = c
+	l.len++
+}
+
+// merge puts calls back where their order belongs. They come in any order.
+func (l *callList) merge(cs []*call) {
+	slices.SortFunc(cs, func(a, b *call) int { return cmp.Compare(a.order, b.order) })
+	at := l.head
+	for _, c := range cs {
+		for at != nil && at.order < c.order {
+			at = at.next
+		}
+		if at == nil {
+			l.push(c)
+			continue
+		}
+		c.list, c.prev, c.next = l, at.prev, at
+		if at.prev != nil {
+			at.prev.next = c
+		} else {
+			l.head = c
+		}
+		at.prev = c
+		l.len++
+	}
+}
+
+// remove takes c out of whatever list it is in.
+func (c *call) remove() {
+	l := c.list
+	if l == nil {
+		return
+	}
+	if c.prev != nil {
+		c.prev.next = c.next
+	} else {
+		l.head = c.next
+	}
+	if c.next != nil {
+		c.next.prev = c.prev
+	} else {
+		l.tail = c.prev
+	}
+	l.len--
+	c.list, c.prev, c.next = nil, nil, nil
+}
+
+// all removes and returns everything, in order.
+func (l *callList) all() []*call {
+	cs := make([]*call, 0, l.len)
+	for c := l.head; c != nil; c = l.head {
+		c.remove()
+		cs = append(cs, c)
+	}
+	return cs
+}

@@ -1,0 +1,108 @@
+package channel
+
+import (
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// refBytes is the payload size from which a batch references a payload instead
+// of copying it.
+const refBytes = 1 << 10
+
+// batch is one gRPC message of a link on its way out: frames encoded one after
+// the other into pooled buffers, large payloads referenced. The bytes are those
+// of a LinkRequest or LinkResponse. A batch is filled once and sent once.
+type batch struct {
+	limit int // BatchBytes of the receiver
+	size  int
+	bufs  mem.BufferSlice
+	cur   []byte
+	pool  *[]byte // what cur was taken from
+}
+
+// frameRoom is what a first frame of a large message takes at the most, its
+// payload's piece included.
+const frameRoom = partBytes + maxHeaderBytes + maxMethodBytes + 2*maxNameBytes + 1024
+
+func (b *batch) empty() bool { return b.size == 0 }
+
+// fits says whether a frame of n bytes may still be added.
+func (b *batch) fits(n int) bool { return b.empty() || b.size+n <= b.limit }
+
+// seal ends the buffer that is being written.
+func (b *batch) seal() {
+	if b.pool == nil {
+		return
+	}
+	if len(b.cur) == 0 {
+		mem.DefaultBufferPool().Put(b.pool)
+	} else {
+		*b.pool = b.cur
+		b.bufs = append(b.bufs, mem.NewBuffer(b.pool, mem.DefaultBufferPool()))
+	}
+	b.cur, b.pool = nil, nil
+}
+
+// reserve makes room for n more bytes in the buffer that is being written.
+func (b *batch) reserve(n int) {
+	if cap(b.cur)-len(b.cur) >= n {
+		return
+	}
+	b.seal()
+	b.pool = mem.DefaultBufferPool().Get(max(n, 4<<10))
+	b.cur = (*b.pool)[:0]
+}
+
+// add encodes a frame.
+func (b *batch) add(f *frame) {
+	n := f.size()
+	whole := tagged(n)
+	b.size += whole
+	ref := len(f.payload) >= refBytes
+	if ref {
+		whole -= len(f.payload)
+	}
+	b.reserve(whole)
+	b.cur = protowire.AppendVarint(appendTag(b.cur, 1, protowire.BytesType), uint64(n))
+	b.cur = f.appendBefore(b.cur)
+	if ref {
+		b.seal()
+		b.bufs = append(b.bufs, mem.SliceBuffer(f.payload))
+		b.reserve(whole)
+	} else {
+		b.cur = append(b.cur, f.payload...)
+	}
+	b.cur = f.appendAfter(b.cur)
+}
+
+// take hands the encoded message over; its buffers are freed by gRPC.
+func (b *batch) take() mem.BufferSlice {
+	b.seal()
+	bufs := b.bufs
+	b.bufs = nil
+	return bufs
+}
+
+// linkCodec carries batch and inbox by hand, and everything else that is spoken
+// on the same connection by gRPC's own protobuf codec, under the same name.
+type linkCodec struct{ encoding.CodecV2 }
+
+func newCodec() encoding.CodecV2 {
+	return linkCodec{encoding.GetCodecV2(proto.Name)}
+}
+
+func (c linkCodec) Marshal(v any) (mem.BufferSlice, error) {
+	if b, ok := v.(*batch); ok {
+		return b.take(), nil
+	}
+	return c.CodecV2.Marshal(v)
+}
+
+func (c linkCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	if in, ok := v.(*inbox); ok {
+		return in.decode(data)
+	}
+	return c.CodecV2.Unmarshal(data, v)
+}

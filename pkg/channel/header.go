@@ -1,0 +1,16 @@
+package channel
+
+// Header is one gRPC metadata entry of a message: a key in lower case, and a
+// value that is text or, where the key ends in "-bin", raw bytes.
+type Header struct {
+	Key   string
+	Value []byte
+}
+
+func headerBytes(hs []Header) int64 {
+	n := 0
+	for i := range hs {
+		n += len(hs[i].Key) + len(hs[i].Value)
+	}
+	return int64(n)
+}

@@ -1,0 +1,113 @@
+package channel
+
+// Limits are the named bounds of everything that a peer, or a caller, can make
+// this process hold (M56). The zero value of a field means its default. Sizes
+// are bytes; a message counts its payload, headers and names plus 256 bytes,
+// and is admitted while its bound is not reached, whatever its own size.
+type Limits struct {
+	// LineCalls bounds the calls that wait for one node: 16,384. At it a call
+	// fails: overloaded, not sent.
+	LineCalls int
+	// LinePushBytes bounds the pushes that wait for one node: 4 MiB. At it
+	// Send waits.
+	LinePushBytes int64
+	// CallsInFlight bounds the unanswered calls that a peer may have on one
+	// link: 16,384. The peer keeps the rest in its line; one that does not is
+	// refused: overloaded.
+	CallsInFlight int
+	// QueueMessages and QueueBytes bound one service's queue: 16,384 messages
+	// and 128 MiB; pushes may fill three quarters of either. At it a call is
+	// refused (overloaded); a push stops the reading of its link.
+	QueueMessages int
+	QueueBytes    int64
+	// ServiceWaiting bounds the handlers of one serial service that wait in
+	// the mesh: 1,024. At it the service's next message does not start.
+	ServiceWaiting int
+	// LinkReplyBytes bounds the replies that wait for one link: 128 MiB. At it
+	// that link is not read.
+	LinkReplyBytes int64
+	// ReplyBytes bounds the replies that wait in the whole process: 512 MiB.
+	// At it links with more than 4 MiB of them are not read.
+	ReplyBytes int64
+	// UnfinishedBytes bounds the large messages that have begun and not ended,
+	// by their total sizes, per link and direction: 64 MiB. The peer is told
+	// and keeps the rest in its line; one that does not is refused.
+	UnfinishedBytes int64
+	// UnfinishedRequests bounds the same over all accepted links: 256 MiB. At
+	// it a large request is refused: overloaded.
+	UnfinishedRequests int64
+	// MessageBytes is the largest payload, of a request or a reply: 64 MiB.
+	MessageBytes int64
+	// BatchBytes is the longest gRPC message that this process takes on a
+	// link, 64 KiB to 1 MiB: 256 KiB.
+	BatchBytes int
+	// WindowBytes is the HTTP/2 window of a stream and of a connection, which
+	// a peer can fill with what is not read: 1 MiB.
+	WindowBytes int32
+	// Links bounds the links of one listener: 1,024. One more is refused (too
+	// many links). A listener takes 64 more connections than that.
+	Links int
+}
+
+// Bounds that are part of the protocol, or that nobody needs to set.
+const (
+	partBytes        = 32 << 10 // a larger payload travels in parts of this size (M39)
+	minUnfinished    = 64 << 10 // what an unfinished message counts at the least (M41)
+	messageOverhead  = 256      // what a message counts beyond its bytes (M56)
+	maxHeaderBytes   = 8 << 10
+	maxMethodBytes   = 1 << 10
+	maxErrorText     = 1 << 10
+	maxDetailBytes   = 3 << 10
+	maxNameBytes     = 255
+	minBatchBytes    = 64 << 10
+	maxBatchBytes    = 1 << 20
+	fairReplyBytes   = 4 << 20 // a link with fewer waiting replies is read at ReplyBytes too
+	extraConnections = 64
+	streamsPerConn   = 32
+)
+
+func or[T int | int32 | int64](v, otherwise T) T {
+	if v <= 0 {
+		return otherwise
+	}
+	return v
+}
+
+// WithDefaults returns the limits with every zero replaced by its default and
+// BatchBytes brought into its range.
+func (l Limits) WithDefaults() Limits {
+	return Limits{
+		LineCalls:          or(l.LineCalls, 16384),
+		LinePushBytes:      or(l.LinePushBytes, 4<<20),
+		CallsInFlight:      or(l.CallsInFlight, 16384),
+		QueueMessages:      or(l.QueueMessages, 16384),
+		QueueBytes:         or(l.QueueBytes, 128<<20),
+		ServiceWaiting:     or(l.ServiceWaiting, 1024),
+		LinkReplyBytes:     or(l.LinkReplyBytes, 128<<20),
+		ReplyBytes:         or(l.ReplyBytes, 512<<20),
+		UnfinishedBytes:    or(l.UnfinishedBytes, 64<<20),
+		UnfinishedRequests: or(l.UnfinishedRequests, 256<<20),
+		MessageBytes:       or(l.MessageBytes, 64<<20),
+		BatchBytes:         min(max(or(l.BatchBytes, 256<<10), minBatchBytes), maxBatchBytes),
+		WindowBytes:        or(l.WindowBytes, 1<<20),
+		Links:              or(l.Links, 1024),
+	}
+}
+
+// PerPeer is the most that one peer can make this process hold on one accepted
+// link beside the queues of the services: waiting replies, unfinished
+// requests, the windows of its streams, and a batch being read.
+func (l Limits) PerPeer() int64 {
+	l = l.WithDefaults()
+	return l.LinkReplyBytes + min(l.UnfinishedBytes, l.UnfinishedRequests) +
+		streamsPerConn*int64(l.WindowBytes) + int64(l.BatchBytes)
+}
+
+// AllPeers is the same for all the links that one listener takes. The bounds of
+// the process keep it far below Links times PerPeer.
+func (l Limits) AllPeers() int64 {
+	l = l.WithDefaults()
+	n := int64(l.Links)
+	return l.ReplyBytes + n*fairReplyBytes + l.UnfinishedRequests +
+		(n+extraConnections)*streamsPerConn*int64(l.WindowBytes) + n*int64(l.BatchBytes)
+}

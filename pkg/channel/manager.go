@@ -1,0 +1,224 @@
+package channel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Manager holds the table of nodes, a sender for each, and the listeners. It is
+// safe for concurrent use.
+type Manager struct {
+	Counters Counters
+
+	opt     Options
+	ctx     context.Context // ends when Close is over
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup // dials and links
+	closing atomic.Bool
+	replies replyGate
+	parts   atomic.Int64 // weight of unfinished requests of all links
+
+	reload sync.Mutex // one reload at a time
+
+	mu        sync.RWMutex
+	senders   map[string]*sender
+	noWaiting bool
+	watchers  map[*Watcher]struct{}
+	listeners map[*Listener]struct{}
+}
+
+// NewManager returns a manager with an empty table.
+func NewManager(o Options) *Manager {
+	m := &Manager{
+		opt:       o,
+		senders:   make(map[string]*sender),
+		watchers:  make(map[*Watcher]struct{}),
+		listeners: make(map[*Listener]struct{}),
+	}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.replies.init(o.Limits.ReplyBytes)
+	return m
+}
+
+// Reload takes a checked update of the table (M3). It returns at once: dials
+// and ends of links go on in the background.
+func (m *Manager) Reload(u Update) {
+	m.reload.Lock()
+	defer m.reload.Unlock()
+	m.mu.Lock()
+	changed := u.NoWaiting != nil && *u.NoWaiting != m.noWaiting
+	if changed {
+		m.noWaiting = *u.NoWaiting
+	}
+	noWaiting := m.noWaiting
+	names := slices.Collect(maps.Keys(u.Nodes))
+	if changed {
+		names = slices.Collect(maps.Keys(m.senders))
+		for name := range u.Nodes {
+			if m.senders[name] == nil {
+				names = append(names, name)
+			}
+		}
+	}
+	m.mu.Unlock()
+	now := time.Now()
+	for _, name := range names {
+		e, mentioned := u.Nodes[name]
+		s := m.sender(name)
+		s.mu.Lock()
+		s.node.apply(e, mentioned, noWaiting, now)
+		s.mu.Unlock()
+	}
+}
+
+// sender returns the sender of a node, made at first use.
+func (m *Manager) sender(name string) *sender {
+	m.mu.RLock()
+	s := m.senders[name]
+	m.mu.RUnlock()
+	if s != nil {
+		return s
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.senders[name]; s != nil {
+		return s
+	}
+	s = newSender(m, name)
+	m.senders[name] = s
+	return s
+}
+
+// Entry returns what the table says of a node.
+func (m *Manager) Entry(name string) Entry {
+	m.mu.RLock()
+	s := m.senders[name]
+	m.mu.RUnlock()
+	if s == nil {
+		return Entry{}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.node.entry
+}
+
+// Node returns the state of a node.
+func (m *Manager) Node(name string) NodeInfo {
+	m.mu.RLock()
+	s := m.senders[name]
+	m.mu.RUnlock()
+	if s == nil {
+		return NodeInfo{Node: name}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.node.info()
+}
+
+// all returns every sender, sorted by name.
+func (m *Manager) all() []*sender {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	ss := slices.Collect(maps.Values(m.senders))
+	slices.SortFunc(ss, func(a, b *sender) int { return cmpString(a.node.name, b.node.name) })
+	return ss
+}
+
+// Do makes a call or a push and waits for its outcome: for a call its reply or
+// error, for a push that it stands in the line of an open link. The error is
+// an *Error.
+func (m *Manager) Do(ctx context.Context, msg *Message) (Reply, error) {
+	if err := m.check(ctx, msg); err != nil {
+		err.Node, err.Target, err.Method = msg.Node, msg.Target, msg.Method
+		return Reply{}, err
+	}
+	if !msg.Owned {
+		msg.Payload = slices.Clone(msg.Payload)
+	}
+	s := m.sender(msg.Node)
+	c := &call{Message: msg}
+	s.mu.Lock()
+	s.node.submit(c, time.Now())
+	if c.settled {
+		s.mu.Unlock()
+		return c.early.result()
+	}
+	c.done = make(chan outcome, 1)
+	room := c.place == placeRoom
+	s.mu.Unlock()
+	if msg.Turn != nil && msg.Turn.Yield() {
+		defer msg.Turn.Retake()
+	}
+	return s.wait(ctx, c, room)
+}
+
+// result is the outcome in the form that callers get.
+func (o outcome) result() (Reply, error) {
+	if o.err != nil {
+		return Reply{}, o.err
+	}
+	return o.reply, nil
+}
+
+// check refuses what could never be sent.
+func (m *Manager) check(ctx context.Context, msg *Message) *Error {
+	switch {
+	case m.closing.Load() && !msg.Inside:
+		return NewError(NotSent, ErrClosed, "")
+	case ctx.Err() != nil:
+		return NewError(NotSent, ctx.Err(), "")
+	case len(msg.Method) > maxMethodBytes:
+		return NewError(NotSent, ErrInvalidRequest, fmt.Sprintf("invalid request: the method has %d bytes; at most %d are allowed", len(msg.Method), maxMethodBytes))
+	case headerBytes(msg.Headers)+int64(len(msg.Tag)) > maxHeaderBytes:
+		return NewError(NotSent, ErrInvalidRequest, fmt.Sprintf("invalid request: the headers have %d bytes; at most %d are allowed", headerBytes(msg.Headers), maxHeaderBytes))
+	default:
+		return nil
+	}
+}
+
+// Close ends everything in order (M55): the listeners take no more and drain,
+// then the links that this process dialled finish what they have. ctx and the
+// drain time bound it; what is left then is cut. except is a call whose handler
+// is not waited for, or nil.
+func (m *Manager) Close(ctx context.Context, except *Request) error {
+	m.closing.Store(true)
+	ctx, cancel := context.WithTimeout(ctx, max(m.opt.Drain, time.Millisecond))
+	defer cancel()
+	m.mu.RLock()
+	ls := slices.Collect(maps.Keys(m.listeners))
+	m.mu.RUnlock()
+	var wg sync.WaitGroup
+	for _, l := range ls {
+		wg.Go(func() { l.shut(ctx, except) })
+	}
+	wg.Wait()
+	for _, s := range m.all() {
+		s.shut()
+	}
+	for _, s := range m.all() {
+		s.waitLinks(ctx)
+	}
+	for _, s := range m.all() {
+		s.finish()
+	}
+	m.cancel()
+	done := make(chan struct{})
+	go func() { m.wg.Wait(); close(done) }()
+	bound := time.NewTimer(closeBound)
+	defer bound.Stop()
+	select {
+	case <-done:
+		return nil
+	case <-bound.C:
+		return errors.New("links did not end in time after the mesh was closed")
+	}
+}
+
+// closeBound is how long gRPC may take to give up a connection that was cut.
+const closeBound = 15 * time.Second

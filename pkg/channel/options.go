@@ -1,0 +1,65 @@
+package channel
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+)
+
+// Options configure a Manager. Everything but Dispatcher must be set; pkg/mesh
+// knows the defaults.
+type Options struct {
+	Process     string // this process's name in every hello, see CheckProcess
+	Incarnation uint32 // of this life of the process, never 0
+	Limits      Limits // as WithDefaults returns them
+
+	Heartbeat   time.Duration // this side sends something at least so often
+	DialTimeout time.Duration // for a dial, hello and acceptance included
+	Drain       time.Duration // for calls in flight on a link that ends; 0 cuts them
+	SendWait    time.Duration // for a push to find room in the line
+	Idle        time.Duration // after which an unused link is closed; 0: never
+
+	Insecure bool // allow plaintext off loopback and unix sockets
+	Dial     func(ctx context.Context, addr string) (net.Conn, error)
+	Listen   func(addr string) (net.Listener, error)
+
+	// Dispatcher takes what arrives. Nil refuses everything.
+	Dispatcher Dispatcher
+	// ServerOptions and OnServer extend the gRPC server of each listener.
+	ServerOptions []grpc.ServerOption
+	OnServer      func(*grpc.Server)
+	Logger        *zap.Logger
+}
+
+// NetDial is the default of Options.Dial.
+func NetDial(ctx context.Context, addr string) (net.Conn, error) {
+	network, address := Network(addr)
+	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	tune(conn)
+	return conn, nil
+}
+
+// NetListen is the default of Options.Listen.
+func NetListen(addr string) (net.Listener, error) {
+	network, address := Network(addr)
+	return net.Listen(network, address)
+}
+
+const (
+	backoffMin  = 100 * time.Millisecond // M15
+	backoffMax  = 3 * time.Second
+	leavingTime = 30 * time.Second
+)
+
+func (o *Options) timing() timing {
+	return timing{
+		drain: o.Drain, sendWait: o.SendWait, idle: o.Idle,
+		backMin: backoffMin, backMax: backoffMax, leaving: leavingTime,
+	}
+}

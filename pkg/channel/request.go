@@ -1,0 +1,299 @@
+package channel
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	meshv1 "github.com/meshnode/meshnode/proto/mesh/v1"
+)
+
+// Dispatcher finds the service of what has arrived. Its methods are called on
+// the reader of a link and must not block.
+type Dispatcher interface {
+	// Resolve says early, by the first frame of a large message, why it cannot
+	// be placed; nil where it can.
+	Resolve(r *Request) *Failure
+	// Dispatch places a whole message, after which it is answered with Reply or
+	// Fail once, if it is a call. It may refuse it instead. Where a push finds
+	// its service's queue full it is not placed: Dispatch returns a channel
+	// that is closed when it may be tried again.
+	Dispatch(r *Request) (room <-chan struct{}, refused *Failure)
+}
+
+// Job is a call or push that was placed.
+type Job interface {
+	// Cancel ends the context of its handler for the given cause. It returns
+	// true where the handler never started, and now never will. It is called
+	// for calls: when the caller cancels, when their link ends, and, for those
+	// that have not started, when the process has drained long enough.
+	Cancel(cause error) (neverStarted bool)
+}
+
+// Request is one message as it arrived, and the way back for its answer. The
+// payload and the headers belong to whoever handles it.
+type Request struct {
+	Peer    *Peer
+	Session uint64
+	Name    string // of the service, with its sign; "" where Handle says it
+	Handle  uint64
+	Method  string
+	Push    bool
+	Payload []byte
+	Headers []Header
+	Tag     string    // skynet trace tag
+	Due     time.Time // deadline, zero for none
+
+	agent     *agent
+	job       Job
+	join      *joiner // while parts arrive
+	joinSize  int64   // weight of the whole, while parts arrive
+	cancelled bool
+	excused   bool // Close does not wait for it
+	queued    int64
+	parcel    parcel // of a large reply
+	reply     Reply
+	fail      *Failure
+	answered  bool
+}
+
+func (r *Request) large() *parcel { return &r.parcel }
+
+// Size is what the message counts against a bound.
+func (r *Request) Size() int64 {
+	return int64(len(r.Payload)+len(r.Name)+len(r.Method)+len(r.Tag)+messageOverhead) + headerBytes(r.Headers)
+}
+
+// Reply answers a call with the handler's result. The reply's bytes are given
+// away. It never blocks, and does nothing for a push, or where the link has
+// ended.
+func (r *Request) Reply(rep Reply) {
+	a := r.agent
+	n, limit := int64(len(rep.Payload)), min(a.limits.message, a.opt.Limits.MessageBytes)
+	switch {
+	case headerBytes(rep.Headers)+headerBytes(rep.Trailers) > maxHeaderBytes:
+		r.Fail(&Failure{Reason: meshv1.Reason_REASON_HANDLER, Code: codeInternal,
+			Message: fmt.Sprintf("the reply's headers and trailers are longer than %d bytes", maxHeaderBytes)})
+		return
+	case n > limit, n > partBytes && weight(uint64(n)) > a.limits.unfinished:
+		r.Fail(Refuse(meshv1.Reason_REASON_REPLY_TOO_LARGE, fmt.Sprintf("reply too large: %d bytes; at most %d are taken", n, min(limit, a.limits.unfinished))))
+		return
+	}
+	a.answer(r, rep, nil)
+}
+
+// Fail answers a call with a failure, as Reply does with a result. Texts and
+// details beyond their bounds are cut and dropped.
+func (r *Request) Fail(f *Failure) { r.agent.answer(r, Reply{}, f) }
+
+// Place says who runs the message. The dispatcher calls it before that starts.
+func (r *Request) Place(j Job) {
+	r.agent.mu.Lock()
+	r.job = j
+	r.agent.mu.Unlock()
+}
+
+// Placed returns what Place was given, or nil.
+func (r *Request) Placed() Job {
+	r.agent.mu.Lock()
+	defer r.agent.mu.Unlock()
+	return r.job
+}
+
+// cancel ends the job, and says whether it never started.
+func (r *Request) cancel(cause error) bool {
+	j := r.Placed()
+	return j != nil && j.Cancel(cause)
+}
+
+// Ended says that the link is gone: nobody waits for an answer.
+func (r *Request) Ended() bool { return r.agent.ctx.Err() != nil }
+
+// wire brings a failure into the bounds of the protocol.
+func (f *Failure) wire() *meshv1.Failure {
+	w := &meshv1.Failure{
+		Reason: f.Reason, Code: uint32(f.Code), Message: cutText(f.Message, maxErrorText),
+		Details: f.Details, Headers: headersToWire(f.Headers), Trailers: headersToWire(f.Trailers),
+	}
+	size := 0
+	for _, d := range f.Details {
+		size += proto.Size(d)
+	}
+	if size > maxDetailBytes {
+		w.Details = nil
+	}
+	if headerBytes(f.Headers)+headerBytes(f.Trailers) > maxHeaderBytes {
+		w.Headers, w.Trailers = nil, nil
+	}
+	return w
+}
+
+// frame makes the frame that answers the call, or the first of a large reply.
+func (r *Request) frame() frame {
+	if r.fail != nil {
+		return frame{session: r.Session, kind: kindFailure, failure: r.fail.wire()}
+	}
+	f := frame{session: r.Session, kind: kindReply, payload: r.reply.Payload, headers: r.reply.Headers, trailers: r.reply.Trailers}
+	if len(f.payload) > partBytes {
+		f.total, f.payload = uint64(len(f.payload)), f.payload[:partBytes]
+	}
+	return f
+}
+
+// request makes the Request of a first frame and says what is wrong with it.
+func (a *agent) request(f *frame, now time.Time) (*Request, *Failure) {
+	r := &Request{
+		Peer: &a.peer, Session: f.session, Name: f.name, Handle: f.handle, Method: f.method, Push: f.push,
+		Payload: f.payload, Headers: f.headers, Tag: f.tag, agent: a,
+	}
+	if f.timeLeft > 0 {
+		r.Due = now.Add(time.Duration(min(f.timeLeft, uint64(maxTimeLeft.Microseconds()))) * time.Microsecond)
+	}
+	wrong := ""
+	switch {
+	case f.bad != "":
+		wrong = f.bad
+	case f.kind != kindRequest:
+		wrong = "the frame has no body that this version knows"
+	case !f.addressed:
+		wrong = "it has no address: set name or handle"
+	case len(f.method) > maxMethodBytes:
+		wrong = fmt.Sprintf("the method is longer than %d bytes", maxMethodBytes)
+	case headerBytes(f.headers)+int64(len(f.tag)) > maxHeaderBytes:
+		wrong = fmt.Sprintf("the headers are longer than %d bytes", maxHeaderBytes)
+	case f.total == 0 && len(f.payload) > partBytes:
+		wrong = fmt.Sprintf("a payload of more than %d bytes travels in parts: set total_size", partBytes)
+	default:
+		return r, nil
+	}
+	return r, Refuse(meshv1.Reason_REASON_INVALID_REQUEST, "invalid request: "+wrong)
+}
+
+// maxTimeLeft is the longest deadline that is believed: further ones overflow.
+const maxTimeLeft = 100 * 365 * 24 * time.Hour
+
+// joining takes the first frame of a large request, which is refused early
+// where that is certain.
+func (a *agent) joining(r *Request, f *frame, now time.Time) *Failure {
+	if f.total > uint64(a.opt.Limits.MessageBytes) {
+		return Refuse(meshv1.Reason_REASON_TOO_LARGE, fmt.Sprintf("too large: %d bytes; at most %d are taken", f.total, a.opt.Limits.MessageBytes))
+	}
+	join, err := newJoiner(f.payload, f.total, now)
+	if err != nil {
+		return invalidLarge(err)
+	}
+	if refused := a.opt.Dispatcher.Resolve(r); refused != nil {
+		return refused
+	}
+	w := weight(f.total)
+	if a.unfinished+w > a.opt.Limits.UnfinishedBytes {
+		return Refuse(meshv1.Reason_REASON_OVERLOADED, fmt.Sprintf("overloaded: unfinished messages on this link, at most %d bytes", a.opt.Limits.UnfinishedBytes))
+	}
+	if a.m.parts.Add(w) > a.opt.Limits.UnfinishedRequests {
+		a.m.parts.Add(-w)
+		return Refuse(meshv1.Reason_REASON_OVERLOADED, fmt.Sprintf("overloaded: unfinished requests in this process, at most %d bytes", a.opt.Limits.UnfinishedRequests))
+	}
+	a.unfinished += w
+	r.join, r.joinSize, r.Payload = join, w, nil
+	a.joins[r.Session] = r
+	return nil
+}
+
+// unjoin forgets what has arrived of a large request.
+func (a *agent) unjoin(r *Request) {
+	if r.join == nil {
+		return
+	}
+	delete(a.joins, r.Session)
+	a.unfinished -= r.joinSize
+	a.m.parts.Add(-r.joinSize)
+	r.join = nil
+}
+
+// overdue fails the large requests whose parts have stopped arriving.
+func (a *agent) overdue(now time.Time) {
+	for _, r := range a.joins {
+		if now.Sub(r.join.last) >= partTimeout {
+			a.unjoin(r)
+			a.refuse(r, invalidLarge(fmt.Errorf("no part for %s", partTimeout)))
+		}
+	}
+}
+
+func invalidLarge(err error) *Failure {
+	return Refuse(meshv1.Reason_REASON_INVALID_REQUEST, "invalid large request: "+err.Error())
+}
+
+// replyQueue holds the answers that wait for a link: small ones in order, large
+// ones until the peer has room for them.
+type replyQueue struct {
+	small   []*Request
+	blocked []*Request
+	bulk    bulk[*Request]
+	bytes   int64
+}
+
+func (q *replyQueue) empty() bool {
+	return len(q.small) == 0 && len(q.blocked) == 0 && len(q.bulk.turn) == 0
+}
+
+// put queues the answer of r.
+func (q *replyQueue) put(r *Request) {
+	r.queued = int64(len(r.reply.Payload)+messageOverhead) + headerBytes(r.reply.Headers) + headerBytes(r.reply.Trailers)
+	if r.fail != nil {
+		r.queued += int64(len(r.fail.Message)) + maxDetailBytes
+	}
+	q.bytes += r.queued
+	if len(r.reply.Payload) > partBytes {
+		r.parcel = parcel{session: r.Session, bytes: r.reply.Payload}
+		q.blocked = append(q.blocked, r)
+		return
+	}
+	q.small = append(q.small, r)
+}
+
+// withdraw takes a large reply back that has not been sent to its end.
+func (q *replyQueue) withdraw(r *Request) bool {
+	i := slices.Index(q.blocked, r)
+	if i >= 0 {
+		q.blocked = slices.Delete(q.blocked, i, i+1)
+	} else if !q.bulk.stop(r) {
+		return false
+	}
+	q.bytes -= r.queued
+	return true
+}
+
+// fill adds what may be sent now and returns the answers that are complete.
+func (q *replyQueue) fill(b *batch) (done []*Request) {
+	for len(q.small) > 0 {
+		f := q.small[0].frame()
+		room := 8
+		if len(q.bulk.turn) > 0 {
+			room += partRoom
+		}
+		if !b.fits(f.size() + room) {
+			break
+		}
+		b.add(&f)
+		done = append(done, q.small[0])
+		q.small[0] = nil
+		q.small = q.small[1:]
+	}
+	for len(q.blocked) > 0 && q.bulk.mayBegin(len(q.blocked[0].reply.Payload)) {
+		f := q.blocked[0].frame()
+		if !b.fits(f.size() + 8) {
+			break
+		}
+		b.add(&f)
+		q.bulk.begin(q.blocked[0])
+		q.blocked = q.blocked[1:]
+	}
+	done = append(done, q.bulk.fill(b)...)
+	for _, r := range done {
+		q.bytes -= r.queued
+	}
+	return done
+}

@@ -1,0 +1,262 @@
+package channel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// sender is the thin shell around a node: lock, clock, goroutines, gRPC. The
+// node calls its host methods under the lock; none of them blocks.
+type sender struct {
+	m *Manager
+
+	mu    sync.Mutex
+	node  node
+	stop  context.CancelFunc // of the dial that runs
+	timer *time.Timer        // of the pause
+	links map[*dialled]struct{}
+	none  chan struct{} // closed when links became empty; nil where nobody waits
+}
+
+// dialled is the dialling end of a link.
+type dialled struct {
+	*link
+	conn  *onceConn
+	drain *time.Timer
+}
+
+func newSender(m *Manager, name string) *sender {
+	s := &sender{m: m, links: make(map[*dialled]struct{})}
+	s.node = node{
+		host: s, name: name, self: m.opt.Process, limits: m.opt.Limits, timing: m.opt.timing(),
+		counters: &m.Counters, noWaiting: m.noWaiting, closed: m.ctx.Err() != nil,
+	}
+	return s
+}
+
+// wait waits for the outcome of a call that is in the line or beyond.
+func (s *sender) wait(ctx context.Context, c *call, room bool) (Reply, error) {
+	var full <-chan time.Time
+	if room {
+		t := time.NewTimer(max(s.node.timing.sendWait, 0))
+		defer t.Stop()
+		full = t.C
+	}
+	for {
+		var cause error
+		select {
+		case o := <-c.done:
+			return o.result()
+		case <-ctx.Done():
+			cause = ctx.Err()
+		case <-full:
+			cause = ErrOverloaded
+			full = nil
+		}
+		s.mu.Lock()
+		if cause == ErrOverloaded && c.place != placeRoom {
+			s.mu.Unlock() // it found room in time; now it waits for the node
+			continue
+		}
+		err := s.node.leave(c, cause)
+		s.mu.Unlock()
+		if err != nil {
+			return Reply{}, err
+		}
+		return (<-c.done).result()
+	}
+}
+
+func (s *sender) dial(gen uint64, addr string) {
+	ctx, cancel := context.WithCancel(s.m.ctx)
+	s.stop = cancel
+	s.m.wg.Add(1)
+	go func() {
+		defer s.m.wg.Done()
+		defer cancel()
+		s.run(ctx, gen, addr)
+	}()
+}
+
+func (s *sender) abandon() { s.stop() }
+
+func (s *sender) after(d time.Duration) {
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	s.timer = time.AfterFunc(d, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.node.timeout(time.Now())
+	})
+}
+
+func (s *sender) wake(o *outlet)             { o.link.wake() }
+func (s *sender) cut(o *outlet, cause error) { o.link.end(cause) }
+func (s *sender) random() float64            { return rand.Float64() }
+
+func (s *sender) drain(o *outlet, bound time.Duration) {
+	if o.link.drain != nil {
+		o.link.drain.Stop()
+	}
+	o.link.drain = time.AfterFunc(bound, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.node.lost(o, errors.New("the drain time was over"), time.Now())
+	})
+}
+
+func (s *sender) tell(i NodeInfo) {
+	s.m.logState(i)
+	s.m.tell(i)
+}
+
+// run is one dial, and then, where it is wanted, the reader of its link.
+func (s *sender) run(ctx context.Context, gen uint64, addr string) {
+	d, o, in, err := s.m.connect(ctx, s.node.name, addr)
+	s.mu.Lock()
+	wanted := s.node.dialled(gen, o, err, time.Now())
+	if err == nil && wanted {
+		s.links[d] = struct{}{}
+	}
+	s.mu.Unlock()
+	if err != nil {
+		if wanted {
+			s.m.opt.Logger.Warn("dial failed", zap.String("node", s.node.name), zap.String("addr", addr), zap.Error(err))
+		}
+		return
+	}
+	if !wanted {
+		d.hangUp(errors.New("the dial was abandoned"))
+		return
+	}
+	defer s.forget(d)
+	written := make(chan error, 1)
+	go func() {
+		err := d.write(func(b *batch, now time.Time) bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.node.fill(o, b, now)
+		})
+		if err == nil {
+			err = d.stream.(interface{ CloseSend() error }).CloseSend()
+		}
+		written <- err
+	}()
+	err = s.read(d, o, in)
+	s.mu.Lock()
+	s.node.lost(o, err, time.Now())
+	s.mu.Unlock()
+	d.end(errors.New("the link has ended"))
+	<-written
+	d.hangUp(err)
+}
+
+// read takes what the listener sends until the link ends: nil where the
+// listener ended it in order.
+func (s *sender) read(d *dialled, o *outlet, in *inbox) (cause error) {
+	defer d.guard(&cause)
+	for {
+		if err := s.take(d, o, in); err != nil {
+			return err
+		}
+		err := d.receive(in)
+		switch {
+		case err == nil:
+		case errors.Is(err, io.EOF):
+			return nil
+		case d.ctx.Err() != nil:
+			return context.Cause(d.ctx)
+		default:
+			return causeOf(err)
+		}
+	}
+}
+
+// take hands the frames of one batch to the node, under one lock.
+func (s *sender) take(d *dialled, o *outlet, in *inbox) error {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range in.frames {
+		f := &in.frames[i]
+		switch f.kind {
+		case kindReply, kindFailure, kindPart:
+			if !s.node.received(o, f, now) {
+				s.m.Counters.FramesStray.Add(1)
+			}
+		case kindGoaway:
+			s.node.goaway(o, f.goaway.GetLastSession(), cleanText(f.goaway.GetMessage()), now)
+		case kindHeartbeat:
+			d.heard(f)
+			for _, c := range o.overdue(now) {
+				s.node.fail(c, badReply(fmt.Errorf("no part for %s", partTimeout)), nil)
+			}
+			s.node.rest(o, now)
+		case kindHello:
+			return errors.New("protocol error: a second hello")
+		default:
+			s.m.Counters.FramesStray.Add(1)
+		}
+	}
+	return nil
+}
+
+// forget notes that a link is gone for good.
+func (s *sender) forget(d *dialled) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d.drain != nil {
+		d.drain.Stop()
+	}
+	delete(s.links, d)
+	if len(s.links) == 0 && s.none != nil {
+		close(s.none)
+		s.none = nil
+	}
+}
+
+// shut lets the links end in order.
+func (s *sender) shut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.node.shut(time.Now())
+}
+
+// waitLinks waits until the links have ended, or ctx has.
+func (s *sender) waitLinks(ctx context.Context) {
+	s.mu.Lock()
+	if len(s.links) == 0 {
+		s.mu.Unlock()
+		return
+	}
+	if s.none == nil {
+		s.none = make(chan struct{})
+	}
+	none := s.none
+	s.mu.Unlock()
+	select {
+	case <-none:
+	case <-ctx.Done():
+	}
+}
+
+// finish cuts what is left.
+func (s *sender) finish() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.node.finish()
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+}
+
+func cmpString(a, b string) int { return strings.Compare(a, b) }

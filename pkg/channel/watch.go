@@ -1,0 +1,132 @@
+package channel
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Watcher is told of the changes of nodes, in order. A slow one misses nothing
+// but states of a node that were followed by another of the same node (M38).
+type Watcher struct {
+	m     *Manager
+	nodes map[string]bool // nil: every node
+	wake  chan struct{}   // has room for one
+
+	mu      sync.Mutex
+	pending map[string]NodeInfo
+	order   []string
+}
+
+// Watch begins to watch nodes, and keeps those that it names linked until Stop
+// (M16). It begins with their present states; without names, with every node
+// that is not absent. Stop must be called.
+func (m *Manager) Watch(nodes ...string) *Watcher {
+	w := &Watcher{m: m, wake: make(chan struct{}, 1), pending: make(map[string]NodeInfo)}
+	if len(nodes) > 0 {
+		w.nodes = make(map[string]bool, len(nodes))
+		for _, n := range nodes {
+			w.nodes[n] = true
+		}
+	}
+	m.mu.Lock()
+	m.watchers[w] = struct{}{}
+	m.mu.Unlock()
+	if w.nodes == nil {
+		for _, s := range m.all() {
+			w.present(s, false)
+		}
+		return w
+	}
+	for _, n := range nodes {
+		if w.nodes[n] {
+			w.nodes[n] = false // once, where a name is given twice
+			w.present(m.sender(n), true)
+		}
+	}
+	return w
+}
+
+// present tells the state of a node now, under the sender's lock, so that no
+// change comes between.
+func (w *Watcher) present(s *sender, named bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := s.node.info(); named || i.State != StateAbsent {
+		w.put(i)
+	}
+	if named {
+		s.node.want(time.Now())
+	}
+}
+
+// Stop ends the watching and lets go of the nodes.
+func (w *Watcher) Stop() {
+	w.m.mu.Lock()
+	delete(w.m.watchers, w)
+	w.m.mu.Unlock()
+	for n := range w.nodes {
+		s := w.m.sender(n)
+		s.mu.Lock()
+		s.node.unwant()
+		s.mu.Unlock()
+	}
+}
+
+// Next waits for the next change. It returns false when ctx or the manager has
+// ended.
+func (w *Watcher) Next(ctx context.Context) (NodeInfo, bool) {
+	for {
+		w.mu.Lock()
+		if len(w.order) > 0 {
+			i := w.pending[w.order[0]]
+			delete(w.pending, w.order[0])
+			w.order = w.order[1:]
+			w.mu.Unlock()
+			return i, true
+		}
+		w.mu.Unlock()
+		select {
+		case <-w.wake:
+		case <-ctx.Done():
+			return NodeInfo{}, false
+		case <-w.m.ctx.Done():
+			return NodeInfo{}, false
+		}
+	}
+}
+
+func (w *Watcher) put(i NodeInfo) {
+	if _, named := w.nodes[i.Node]; w.nodes != nil && !named {
+		return
+	}
+	w.mu.Lock()
+	if _, waits := w.pending[i.Node]; !waits {
+		w.order = append(w.order, i.Node)
+	}
+	w.pending[i.Node] = i
+	w.mu.Unlock()
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (m *Manager) tell(i NodeInfo) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for w := range m.watchers {
+		w.put(i)
+	}
+}
+
+func (m *Manager) logState(i NodeInfo) {
+	log := m.opt.Logger.Info
+	if i.State == StateLost {
+		log = m.opt.Logger.Warn
+	}
+	log("node "+i.State.String(), zap.String("node", i.Node), zap.String("addr", i.Addr),
+		zap.String("peer", i.Process), zap.Uint32("incarnation", i.Incarnation), zap.String("reason", i.Reason))
+}

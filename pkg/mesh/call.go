@@ -1,0 +1,236 @@
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/meshnode/meshnode/pkg/channel"
+	meshv1 "github.com/meshnode/meshnode/proto/mesh/v1"
+)
+
+// callOption is an option of this package. It is a grpc.CallOption so that it
+// can be given to generated stubs too.
+type callOption struct {
+	grpc.EmptyCallOption
+	set func(*callOptions)
+}
+
+type callOptions struct {
+	noWait, waitUp, post, owned bool
+	headers                     metadata.MD
+	replyHeaders, replyTrailers []*metadata.MD
+	maxRequest, maxReply        int // 0: as the limits say
+}
+
+// Options of Call, Send and Query, and of stubs over a Proxy. grpc.Header and
+// grpc.Trailer, grpc.MaxCallSendMsgSize and grpc.MaxCallRecvMsgSize work as
+// well; gRPC's other options have no meaning on a mesh and are ignored.
+var (
+	// NoWait fails at once where the node is absent, or in the pause after a
+	// failed dial. A dial that runs, and a busy link, are waited for.
+	NoWait grpc.CallOption = callOption{set: func(o *callOptions) { o.noWait = true }}
+	// WaitUp waits on when a dial fails, until the context ends.
+	WaitUp grpc.CallOption = callOption{set: func(o *callOptions) { o.waitUp = true }}
+	// Post makes a stub's call one-way: it returns Send's error, and leaves
+	// the reply message as it is.
+	Post grpc.CallOption = callOption{set: func(o *callOptions) { o.post = true }}
+	// Owned gives the payload away for good, so that it need not be copied.
+	Owned grpc.CallOption = callOption{set: func(o *callOptions) { o.owned = true }}
+)
+
+// Headers adds metadata to a message, which its handler finds with
+// metadata.FromIncomingContext: 8 KiB together. Outgoing metadata of the
+// context travels too.
+func Headers(md metadata.MD) grpc.CallOption {
+	return callOption{set: func(o *callOptions) { o.headers = metadata.Join(o.headers, md) }}
+}
+
+func collect(opts []grpc.CallOption) (o callOptions) {
+	for _, opt := range opts {
+		switch opt := opt.(type) {
+		case callOption:
+			opt.set(&o)
+		case grpc.HeaderCallOption:
+			o.replyHeaders = append(o.replyHeaders, opt.HeaderAddr)
+		case grpc.TrailerCallOption:
+			o.replyTrailers = append(o.replyTrailers, opt.TrailerAddr)
+		case grpc.MaxSendMsgSizeCallOption:
+			o.maxRequest = opt.MaxSendMsgSize
+		case grpc.MaxRecvMsgSizeCallOption:
+			o.maxReply = opt.MaxRecvMsgSize
+		}
+	}
+	return o
+}
+
+// Call sends a request and waits for its reply, which belongs to the caller.
+// The payload is copied, unless it is Owned. The error is an *Error. It is safe
+// for concurrent use.
+func (m *Mesh) Call(ctx context.Context, target, method string, payload []byte, opts ...grpc.CallOption) ([]byte, error) {
+	t, err := resolve(target)
+	if err != nil {
+		return nil, err
+	}
+	o := collect(opts)
+	return m.do(ctx, t, method, payload, o.post, &o)
+}
+
+// Send sends a one-way message. It returns nil once the message stands in the
+// line of an open link; what happens later is not reported. It waits for its
+// node as Call does, and at most Options.SendWait for room in the node's line.
+func (m *Mesh) Send(ctx context.Context, target, method string, payload []byte, opts ...grpc.CallOption) error {
+	t, err := resolve(target)
+	if err != nil {
+		return err
+	}
+	o := collect(opts)
+	_, err = m.do(ctx, t, method, payload, true, &o)
+	return err
+}
+
+// Query returns the handle of the name in target ("db@sdb"), or
+// ErrNameNotFound. A target that has a handle already is returned as it is.
+func (m *Mesh) Query(ctx context.Context, target string, opts ...grpc.CallOption) (Handle, error) {
+	t, err := resolve(target)
+	if err != nil || t.name == "" {
+		return t.handle, err
+	}
+	request, err := proto.Marshal(&meshv1.QueryRequest{Name: t.name})
+	if err != nil {
+		return 0, err
+	}
+	o := collect(opts)
+	t.name, o.owned = "", true
+	reply, err := m.do(ctx, t, methodQuery, request, false, &o)
+	if err != nil {
+		return 0, err
+	}
+	var r meshv1.QueryResponse
+	if err := proto.Unmarshal(reply, &r); err != nil {
+		return 0, channel.NewError(HandlerFailed, ErrInvalidRequest, "the node's answer to Query is malformed")
+	}
+	return Handle(r.GetHandle()), nil
+}
+
+// do is the one way out of the process for every message.
+func (m *Mesh) do(ctx context.Context, t target, method string, payload []byte, push bool, o *callOptions) ([]byte, error) {
+	msg := &channel.Message{
+		Node: t.node, Name: t.name, Handle: uint64(t.handle), Target: t.text, Method: method, Payload: payload,
+		Push: push, NoWait: o.noWait, WaitUp: o.waitUp, Owned: o.owned,
+	}
+	if in := inboundOf(ctx); in != nil {
+		msg.Turn = in
+		msg.Inside = in.mesh == m && !in.over()
+	}
+	if _, has := ctx.Deadline(); !has && !push && m.opt.CallTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, m.opt.CallTimeout)
+		defer cancel()
+	}
+	msg.Due, _ = ctx.Deadline()
+	m.outgoing(ctx, msg, o)
+	if o.maxRequest > 0 && len(payload) > o.maxRequest {
+		return nil, limitError(msg, NotSent, ErrTooLarge, "the request", len(payload), o.maxRequest)
+	}
+	reply, err := m.ch.Do(ctx, msg)
+	for _, p := range o.replyHeaders {
+		*p = toMD(reply.Headers)
+	}
+	for _, p := range o.replyTrailers {
+		*p = toMD(reply.Trailers)
+	}
+	if err == nil && o.maxReply > 0 && len(reply.Payload) > o.maxReply {
+		return nil, limitError(msg, HandlerFailed, ErrReplyTooLarge, "the reply", len(reply.Payload), o.maxReply)
+	}
+	return reply.Payload, err
+}
+
+// outgoing collects the headers and the trace of a message.
+func (m *Mesh) outgoing(ctx context.Context, msg *channel.Message, o *callOptions) {
+	if md, ok := metadata.FromOutgoingContext(ctx); ok {
+		msg.Headers = appendMD(msg.Headers, md)
+	}
+	msg.Headers = appendMD(msg.Headers, o.headers)
+	t := TraceFrom(ctx)
+	msg.Tag = t.Tag
+	if t.Parent != "" {
+		msg.Headers = append(msg.Headers, channel.Header{Key: headerParent, Value: []byte(t.Parent)})
+	}
+	if t.State != "" {
+		msg.Headers = append(msg.Headers, channel.Header{Key: headerState, Value: []byte(t.State)})
+	}
+}
+
+// appendMD adds metadata, without what gRPC and the mesh keep for themselves.
+func appendMD(hs []channel.Header, md metadata.MD) []channel.Header {
+	for k, vs := range md {
+		k = strings.ToLower(k)
+		if k == headerParent || k == headerState || strings.HasPrefix(k, "grpc-") || strings.HasPrefix(k, ":") {
+			continue
+		}
+		for _, v := range vs {
+			hs = append(hs, channel.Header{Key: k, Value: []byte(v)})
+		}
+	}
+	return hs
+}
+
+func toMD(hs []channel.Header) metadata.MD {
+	md := make(metadata.MD, len(hs))
+	for _, h := range hs {
+		md[h.Key] = append(md[h.Key], string(h.Value))
+	}
+	return md
+}
+
+func limitError(msg *channel.Message, v Verdict, cause error, what string, n, limit int) *Error {
+	e := channel.NewError(v, cause, fmt.Sprintf("%s is too large: %d bytes; the call allows %d", what, n, limit))
+	e.Node, e.Target, e.Method = msg.Node, msg.Target, msg.Method
+	return e
+}
+
+// Await lets the next message of a serial service run while f waits for
+// something outside the mesh: a handler calls it with its context around a
+// sleep, a lock or a foreign call. It returns when f has returned and the
+// handler's turn is back. Elsewhere it just calls f.
+func Await(ctx context.Context, f func()) {
+	if in := inboundOf(ctx); in != nil && in.Yield() {
+		defer in.Retake()
+	}
+	f()
+}
+
+// Trace travels with calls and pushes, from hop to hop.
+type Trace struct {
+	// Parent and State are the W3C traceparent and tracestate headers.
+	Parent, State string
+	// Tag is a skynet trace tag. One that does not begin with '(' becomes
+	// "(caller-target-session)tag" on its first hop.
+	Tag string
+}
+
+const (
+	headerParent = "traceparent"
+	headerState  = "tracestate"
+)
+
+type traceKey struct{}
+
+// WithTrace returns a context whose calls and pushes carry t.
+func WithTrace(ctx context.Context, t Trace) context.Context {
+	return context.WithValue(ctx, traceKey{}, t)
+}
+
+// TraceFrom returns the trace of a context: what WithTrace put there, else what
+// came with the message that a handler handles.
+func TraceFrom(ctx context.Context) Trace {
+	if t, ok := ctx.Value(traceKey{}).(Trace); ok {
+		return t
+	}
+	return Trace{}
+}

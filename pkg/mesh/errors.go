@@ -1,0 +1,84 @@
+package mesh
+
+import (
+	"errors"
+
+	"github.com/meshnode/meshnode/pkg/channel"
+)
+
+// Error is the error of Call, Send, Query and the rest of what leaves the
+// process: what happened, to whom, and whether the message may have been
+// executed. errors.Is finds its cause, one of the conditions below or the
+// context's error; status.FromError gives its gRPC status.
+type Error = channel.Error
+
+// Verdict says what is known of a message's execution.
+type Verdict = channel.Verdict
+
+// The verdicts.
+const (
+	// NotSent: it certainly did not run. It never left for good.
+	NotSent = channel.NotSent
+	// Rejected: it certainly did not run. The peer refused it.
+	Rejected = channel.Rejected
+	// MaybeExecuted: the link broke or the context ended after it was sent.
+	MaybeExecuted = channel.MaybeExecuted
+	// HandlerFailed: it ran, and failed.
+	HandlerFailed = channel.HandlerFailed
+)
+
+// VerdictOf returns the verdict of an error of this package; 0 for another one.
+func VerdictOf(err error) Verdict {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Verdict
+	}
+	return 0
+}
+
+// The conditions that errors.Is finds in an Error, with the verdicts that they
+// come with. A context that ended shows as context.Canceled or
+// context.DeadlineExceeded: NotSent in the line, MaybeExecuted after it.
+var (
+	// ErrAbsent: the table does not have the node, and nobody was to wait. NotSent.
+	ErrAbsent = channel.ErrAbsent
+	// ErrDown: the table says that the node is down. NotSent.
+	ErrDown = channel.ErrDown
+	// ErrConnect: the dial that the message waited for failed. NotSent.
+	ErrConnect = channel.ErrConnect
+	// ErrClosed: this process is closing. NotSent.
+	ErrClosed = channel.ErrClosed
+	// ErrDraining: the peer is leaving. Rejected.
+	ErrDraining = channel.ErrDraining
+	// ErrOverloaded: a bound was reached, here (NotSent) or there (Rejected).
+	ErrOverloaded = channel.ErrOverloaded
+	// ErrTooLarge: the payload is larger than this side (NotSent) or the peer
+	// (NotSent, Rejected) takes.
+	ErrTooLarge = channel.ErrTooLarge
+	// ErrInvalidTarget: the target does not parse. NotSent.
+	ErrInvalidTarget = channel.ErrInvalidTarget
+	// ErrInvalidRequest: the message breaks a rule. NotSent or Rejected.
+	ErrInvalidRequest = channel.ErrInvalidRequest
+	// ErrInvalidName: the service name breaks the rules. Rejected.
+	ErrInvalidName = channel.ErrInvalidName
+	// ErrNameNotFound: no service of the node has the name. Rejected.
+	ErrNameNotFound = channel.ErrNameNotFound
+	// ErrStaleHandle: the handle is of an earlier life of the process, or its
+	// service has stopped. Rejected.
+	ErrStaleHandle = channel.ErrStaleHandle
+	// ErrUnknownMethod: the service has no such method. Rejected.
+	ErrUnknownMethod = channel.ErrUnknownMethod
+	// ErrNotPermitted: the caller may not call this. Rejected.
+	ErrNotPermitted = channel.ErrNotPermitted
+	// ErrExpired: the deadline had passed when the call's turn came. Rejected.
+	ErrExpired = channel.ErrExpired
+	// ErrCancelled ends the context of a handler whose caller cancelled.
+	ErrCancelled = channel.ErrCancelled
+	// ErrLinkBroken: the link broke with the call in flight. MaybeExecuted.
+	ErrLinkBroken = channel.ErrLinkBroken
+	// ErrReplyTooLarge: the reply is larger than the caller takes. HandlerFailed.
+	ErrReplyTooLarge = channel.ErrReplyTooLarge
+	// ErrPanic: the handler panicked; the message has the id under which its
+	// log tells more. HandlerFailed.
+	ErrPanic = channel.ErrPanic
+)

@@ -1,0 +1,251 @@
+package mesh
+
+import (
+	"context"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+
+	"github.com/meshnode/meshnode/pkg/channel"
+	"github.com/meshnode/meshnode/pkg/registry"
+)
+
+// inbound is one message in this process: its place in a service's queue, its
+// turn, and the context of its handler, all in one.
+type inbound struct {
+	registry.Element
+	mesh *Mesh
+	svc  *Service
+	req  *channel.Request
+	full string // the full method, for interceptors
+
+	mu       sync.Mutex
+	err      error // why the context ended
+	done     chan struct{}
+	timer    *time.Timer
+	after    map[*func()]struct{} // what AfterFunc is to run
+	values   context.Context      // what gRPC's functions look for, made when they do
+	headers  metadata.MD
+	trailers metadata.MD
+}
+
+type inboundKey struct{}
+
+// inboundOf finds the message whose handler has the context, or nil.
+func inboundOf(ctx context.Context) *inbound {
+	in, _ := ctx.Value(inboundKey{}).(*inbound)
+	return in
+}
+
+// Deadline is the call's.
+func (in *inbound) Deadline() (time.Time, bool) { return in.req.Due, !in.req.Due.IsZero() }
+
+// Done is made, and the deadline watched, only for those who ask.
+func (in *inbound) Done() <-chan struct{} {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.done == nil {
+		in.done = make(chan struct{})
+		if in.err != nil {
+			close(in.done)
+		}
+		in.watchDue()
+	}
+	return in.done
+}
+
+// watchDue is called under the lock.
+func (in *inbound) watchDue() {
+	if in.err == nil && in.timer == nil && !in.req.Due.IsZero() {
+		in.timer = time.AfterFunc(time.Until(in.req.Due), func() { in.end(context.DeadlineExceeded) })
+	}
+}
+
+// Err says why the context has ended: context.Canceled or
+// context.DeadlineExceeded.
+func (in *inbound) Err() error {
+	if due := in.req.Due; !due.IsZero() && !time.Now().Before(due) {
+		in.end(context.DeadlineExceeded)
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.err
+}
+
+// over says that the handler has returned, or was told to.
+func (in *inbound) over() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.err != nil
+}
+
+// end ends the context, once.
+func (in *inbound) end(err error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.err != nil {
+		return
+	}
+	in.err = err
+	if in.done != nil {
+		close(in.done)
+	}
+	if in.timer != nil {
+		in.timer.Stop()
+	}
+	for f := range in.after {
+		go (*f)()
+	}
+	in.after = nil
+}
+
+// AfterFunc spares package context a goroutine for each context that is derived
+// from a handler's.
+func (in *inbound) AfterFunc(f func()) (stop func() bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.err != nil {
+		go f()
+		return func() bool { return false }
+	}
+	in.watchDue()
+	if in.after == nil {
+		in.after = make(map[*func()]struct{})
+	}
+	in.after[&f] = struct{}{}
+	return func() bool {
+		in.mu.Lock()
+		defer in.mu.Unlock()
+		_, waits := in.after[&f]
+		delete(in.after, &f)
+		return waits
+	}
+}
+
+// Value finds the message itself, its trace, and what gRPC keeps in the context
+// of a handler.
+func (in *inbound) Value(key any) any {
+	switch key.(type) {
+	case inboundKey:
+		return in
+	case traceKey:
+		return in.trace()
+	case *int:
+		return nil // package context asks whether this is one of its own
+	default:
+		return in.grpcValues().Value(key)
+	}
+}
+
+func (in *inbound) grpcValues() context.Context {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.values == nil {
+		ctx := metadata.NewIncomingContext(context.Background(), toMD(in.req.Headers))
+		ctx = peer.NewContext(ctx, &peer.Peer{Addr: peerAddr(in.req.Peer.Addr)})
+		in.values = grpc.NewContextWithServerTransportStream(ctx, transportStream{in})
+	}
+	return in.values
+}
+
+// peerAddr is the network address of a peer.
+type peerAddr string
+
+// Network is "mesh".
+func (peerAddr) Network() string { return "mesh" }
+
+// String is the address as the connection has it.
+func (a peerAddr) String() string { return string(a) }
+
+var _ net.Addr = peerAddr("")
+
+// transportStream is where grpc.SetHeader and grpc.SetTrailer write.
+type transportStream struct{ in *inbound }
+
+// Method is the full method.
+func (t transportStream) Method() string { return t.in.full }
+
+// SetHeader adds to what is sent with the reply.
+func (t transportStream) SetHeader(md metadata.MD) error {
+	t.in.mu.Lock()
+	defer t.in.mu.Unlock()
+	t.in.headers = metadata.Join(t.in.headers, md)
+	return nil
+}
+
+// SendHeader is SetHeader: headers and reply leave in one frame.
+func (t transportStream) SendHeader(md metadata.MD) error { return t.SetHeader(md) }
+
+// SetTrailer adds to the trailers of the reply.
+func (t transportStream) SetTrailer(md metadata.MD) error {
+	t.in.mu.Lock()
+	defer t.in.mu.Unlock()
+	t.in.trailers = metadata.Join(t.in.trailers, md)
+	return nil
+}
+
+// metadata returns what the handler set.
+func (in *inbound) metadata() (headers, trailers []channel.Header) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return appendMD(nil, in.headers), appendMD(nil, in.trailers)
+}
+
+func (in *inbound) trace() Trace {
+	t := Trace{Tag: in.req.Tag}
+	for _, h := range in.req.Headers {
+		switch h.Key {
+		case headerParent:
+			t.Parent = string(h.Value)
+		case headerState:
+			t.State = string(h.Value)
+		}
+	}
+	return t
+}
+
+// Caller is what a handler can know of who calls it.
+type Caller struct {
+	// Process and Incarnation are what the caller's process says of itself.
+	Process     string
+	Incarnation uint32
+	// Node is the node name by which the caller came; "" where it gave none.
+	Node string
+	// Addr is its network address.
+	Addr string
+	// Target is the service as it was addressed: "@sdb" or ":HANDLE".
+	Target string
+	// Method and Session are the message's; sessions are unique on one link.
+	Method  string
+	Session uint64
+	// Push says that nobody waits for a reply.
+	Push bool
+	// Trace came with the message.
+	Trace Trace
+}
+
+// CallerFrom tells who calls, from the context of a handler. It is false for
+// another context.
+func CallerFrom(ctx context.Context) (Caller, bool) {
+	in := inboundOf(ctx)
+	if in == nil {
+		return Caller{}, false
+	}
+	r := in.req
+	return Caller{
+		Process: r.Peer.Process, Incarnation: r.Peer.Incarnation, Node: r.Peer.Node, Addr: r.Peer.Addr,
+		Target: in.address(), Method: r.Method, Session: r.Session, Push: r.Push, Trace: in.trace(),
+	}, true
+}
+
+// address is the service as it was addressed.
+func (in *inbound) address() string {
+	if in.req.Name != "" {
+		return in.req.Name
+	}
+	return Handle(in.req.Handle).String()
+}

@@ -1,0 +1,111 @@
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"github.com/meshnode/meshnode/pkg/channel"
+)
+
+// Limits are the bounds of what a process holds; zero fields mean defaults.
+type Limits = channel.Limits
+
+// Options configure a Mesh. The zero value works. Durations: zero is the
+// default, a negative value switches the wait off where that is said.
+type Options struct {
+	// Name is what the process says of itself in every hello, for logs and for
+	// handlers that ask who calls; it is no name of the table. Characters
+	// other than letters, digits, '_', '-' and '.' become '-'. Default: host
+	// name and process id.
+	Name string
+	// Source reads the table: once in New, and at every Reload(nil). Default:
+	// none.
+	Source func() (Table, error)
+	// Logger gets what an operator acts upon. Default: none.
+	Logger *zap.Logger
+	// Interceptors run around every handler, the first outermost, as gRPC's
+	// do. For a method of a generated service they see its messages and full
+	// method; for a plain handler []byte and "/@name/METHOD".
+	Interceptors []grpc.UnaryServerInterceptor
+	// Limits bound what is held. Default: see Limits.
+	Limits Limits
+
+	// DialTimeout bounds a dial, the exchange of hellos included. Default 5 s.
+	DialTimeout time.Duration
+	// DrainTime is what calls in flight get when a node moves, a listener
+	// closes or the process does. Default 10 s; negative: they are cut.
+	DrainTime time.Duration
+	// IdleTime is how long an unused link stays. Default 5 min; negative: for
+	// ever.
+	IdleTime time.Duration
+	// SendWait is how long Send waits for room in the line. Default 1 s;
+	// negative: not at all.
+	SendWait time.Duration
+	// CallTimeout is the deadline of calls whose context has none. Default:
+	// none; such a call may wait for ever.
+	CallTimeout time.Duration
+	// HeartbeatInterval is the longest time for which a link carries nothing.
+	// Default 2 s. A peer is dead after three of its intervals, and at least
+	// 6 s.
+	HeartbeatInterval time.Duration
+
+	// Insecure allows plaintext off loopback and unix sockets.
+	Insecure bool
+	// Dial and Listen replace package net's, for tests and proxies.
+	Dial   func(ctx context.Context, addr string) (net.Conn, error)
+	Listen func(addr string) (net.Listener, error)
+}
+
+// orDefault is the duration, or its default where it is zero; off is 0.
+func orDefault(d, otherwise time.Duration) time.Duration {
+	switch {
+	case d == 0:
+		return otherwise
+	case d < 0:
+		return 0
+	default:
+		return d
+	}
+}
+
+// withDefaults fills in what was left out.
+func (o Options) withDefaults() Options {
+	if o.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			host = "host"
+		}
+		o.Name = fmt.Sprintf("%s-%d", host, os.Getpid())
+	}
+	o.Name = channel.ProcessName(o.Name)
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	if o.Dial == nil {
+		o.Dial = channel.NetDial
+	}
+	if o.Listen == nil {
+		o.Listen = channel.NetListen
+	}
+	o.Limits = o.Limits.WithDefaults()
+	return o
+}
+
+// channel is the part of the options that pkg/channel needs.
+func (o *Options) channel(incarnation uint32) channel.Options {
+	return channel.Options{
+		Process: o.Name, Incarnation: incarnation, Limits: o.Limits, Logger: o.Logger,
+		Heartbeat:   max(orDefault(o.HeartbeatInterval, 2*time.Second), time.Millisecond),
+		DialTimeout: max(orDefault(o.DialTimeout, 5*time.Second), time.Millisecond),
+		Drain:       orDefault(o.DrainTime, 10*time.Second),
+		SendWait:    orDefault(o.SendWait, time.Second),
+		Idle:        orDefault(o.IdleTime, 5*time.Minute),
+		Insecure:    o.Insecure, Dial: o.Dial, Listen: o.Listen,
+	}
+}

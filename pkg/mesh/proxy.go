@@ -1,0 +1,98 @@
+package mesh
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
+	protocodec "google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
+
+	"github.com/meshnode/meshnode/pkg/channel"
+)
+
+// Proxy stands for one target. It is cheap to make, safe to share, and stays
+// valid for the life of the process, whatever happens to the node. It is a
+// grpc.ClientConnInterface: unmodified generated stubs work over it.
+type Proxy struct {
+	mesh   *Mesh
+	text   string
+	target target
+	err    error
+}
+
+// Proxy returns a proxy for target. A mistake in the target is told at first
+// use.
+func (m *Mesh) Proxy(target string) *Proxy {
+	p := &Proxy{mesh: m, text: target}
+	p.target, p.err = resolve(target)
+	return p
+}
+
+// Target is what Proxy was given.
+func (p *Proxy) Target() string { return p.text }
+
+// Call is Mesh.Call to the proxy's target.
+func (p *Proxy) Call(ctx context.Context, method string, payload []byte, opts ...grpc.CallOption) ([]byte, error) {
+	if p.err != nil {
+		return nil, p.err
+	}
+	o := collect(opts)
+	return p.mesh.do(ctx, p.target, method, payload, o.post, &o)
+}
+
+// Send is Mesh.Send to the proxy's target.
+func (p *Proxy) Send(ctx context.Context, method string, payload []byte, opts ...grpc.CallOption) error {
+	_, err := p.Call(ctx, method, payload, append(opts[:len(opts):len(opts)], Post)...)
+	return err
+}
+
+// Invoke is what generated stubs call for a unary method. With the option Post
+// the message is one-way and reply stays as it is.
+func (p *Proxy) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	payload, err := marshal(args)
+	if err != nil {
+		return p.codecError(NotSent, method, "request", err)
+	}
+	if p.err != nil {
+		return p.err
+	}
+	o := collect(opts)
+	o.owned = true
+	bytes, err := p.mesh.do(ctx, p.target, method, payload, o.post, &o)
+	if err != nil || o.post {
+		return err
+	}
+	if err := unmarshal(bytes, reply); err != nil {
+		return p.codecError(HandlerFailed, method, "reply", err)
+	}
+	return nil
+}
+
+// NewStream is what generated stubs call for a streaming method. Streams are
+// not carried yet: it fails with UNIMPLEMENTED, not sent.
+func (p *Proxy) NewStream(_ context.Context, _ *grpc.StreamDesc, method string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
+	e := channel.NewError(NotSent, ErrUnknownMethod, "streaming methods are not carried by the mesh yet; use a unary method")
+	e.Node, e.Target, e.Method = p.target.node, p.text, method
+	return nil, e
+}
+
+func (p *Proxy) codecError(v Verdict, method, what string, err error) error {
+	e := channel.NewError(v, ErrInvalidRequest, "the "+what+" cannot be coded: "+err.Error())
+	e.Node, e.Target, e.Method = p.target.node, p.text, method
+	return e
+}
+
+// marshal and unmarshal are gRPC's own protobuf codec.
+func marshal(v any) ([]byte, error) {
+	bufs, err := encoding.GetCodecV2(protocodec.Name).Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	defer bufs.Free()
+	return bufs.Materialize(), nil
+}
+
+func unmarshal(b []byte, v any) error {
+	return encoding.GetCodecV2(protocodec.Name).Unmarshal(mem.BufferSlice{mem.SliceBuffer(b)}, v)
+}

@@ -1,0 +1,124 @@
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync"
+	"sync/atomic"
+
+	"google.golang.org/grpc"
+
+	"github.com/meshnode/meshnode/pkg/registry"
+)
+
+// Handler handles the messages of a service. The payload is its own for good,
+// and it gives its reply away. For a push the reply is ignored, and an error is
+// logged. Its context ends with the call's deadline, when the caller cancels,
+// when the link breaks, and when the handler returns; CallerFrom tells from it
+// who calls.
+//
+// An error with a gRPC status reaches the caller with code, message and
+// details; another one as UNKNOWN with its text.
+type Handler func(ctx context.Context, method string, payload []byte) ([]byte, error)
+
+// ServiceOption says how a service runs its messages.
+type ServiceOption func(*serviceOptions)
+
+type serviceOptions struct{ concurrency int }
+
+// Serial runs messages one at a time, in order, as skynet does; while a handler
+// waits in the mesh with its own context, the next message starts. It is the
+// default for services with a plain Handler. State of a serial service needs no
+// lock, and may have changed after a wait.
+func Serial() ServiceOption { return func(o *serviceOptions) { o.concurrency = 0 } }
+
+// Concurrent takes messages in order and runs up to n at once; n of 0 or less
+// is 1,000. Concurrent(1000) is the default for services of generated stubs.
+func Concurrent(n int) ServiceOption {
+	if n <= 0 {
+		n = defaultConcurrency
+	}
+	return func(o *serviceOptions) { o.concurrency = n }
+}
+
+const defaultConcurrency = 1000
+
+// Service is a handler, or a set of generated gRPC services, that others can
+// call by name or handle. It is a grpc.ServiceRegistrar.
+type Service struct {
+	mesh    *Mesh
+	reg     *registry.Service
+	handler Handler
+
+	mu      sync.Mutex // for RegisterService
+	methods atomic.Pointer[map[string]method]
+}
+
+// method is one method of a generated service.
+type method struct {
+	impl      any
+	run       grpc.MethodHandler // nil for a streaming method
+	streaming bool
+}
+
+// NewService makes a service without a name. A nil handler is for services
+// whose methods come from RegisterService alone.
+func (m *Mesh) NewService(h Handler, opts ...ServiceOption) *Service {
+	var o serviceOptions
+	if h == nil {
+		o.concurrency = defaultConcurrency
+	}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	l := m.opt.Limits
+	s := &Service{mesh: m, handler: h}
+	s.methods.Store(&map[string]method{})
+	s.reg = m.reg.NewService(registry.Limits{
+		Concurrency: o.concurrency, Messages: l.QueueMessages, Bytes: l.QueueBytes, Waiting: l.ServiceWaiting,
+	})
+	m.services.Store(s.reg, s)
+	return s
+}
+
+// Handle names the service for this life of the process.
+func (s *Service) Handle() Handle { return Handle(s.reg.Handle()) }
+
+// Stop ends the service: its names go with it, messages that wait for it are
+// rejected (stale handle), running handlers go on.
+func (s *Service) Stop() {
+	s.mesh.services.Delete(s.reg)
+	s.reg.Stop()
+}
+
+// RegisterService adds a generated gRPC service; generated Register functions
+// call it. Streaming methods are refused with UNIMPLEMENTED until streams are
+// carried. It panics where the service is there already, as gRPC does.
+func (s *Service) RegisterService(desc *grpc.ServiceDesc, impl any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := maps.Clone(*s.methods.Load())
+	add := func(name string, m method) {
+		full := "/" + desc.ServiceName + "/" + name
+		if _, taken := all[full]; taken {
+			panic(fmt.Sprintf("mesh: %s is registered already", full))
+		}
+		all[full] = m
+	}
+	for _, d := range desc.Methods {
+		add(d.MethodName, method{impl: impl, run: d.Handler})
+	}
+	for _, d := range desc.Streams {
+		add(d.StreamName, method{streaming: true})
+	}
+	s.methods.Store(&all)
+}
+
+// Register gives a service a name, with its sign: "@sdb" for the cluster,
+// ".launcher" for this process's friends; without a sign it is "@". A name that
+// is taken is an error; a second name of the same kind replaces the first.
+func (m *Mesh) Register(name string, s *Service) error { return m.reg.Register(name, s.reg) }
+
+// Unregister takes a name away. An unknown one is no error.
+func (m *Mesh) Unregister(name string) { m.reg.Unregister(name) }
