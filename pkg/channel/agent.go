@@ -29,6 +29,7 @@ type agent struct {
 	// Of the reader alone.
 	joins      map[uint64]*Request // large requests whose parts arrive
 	unfinished int64
+	checked    time.Time // when overdue last looked
 
 	mu      sync.Mutex
 	last    uint64              // the last session that was taken
@@ -81,6 +82,10 @@ func (a *agent) take(in *inbox) error {
 			return err
 		}
 	}
+	if len(a.joins) > 0 && now.Sub(a.checked) >= time.Second {
+		a.checked = now
+		a.overdue(now)
+	}
 	return nil
 }
 
@@ -107,7 +112,6 @@ func (a *agent) frame(f *frame, now time.Time) error {
 		a.cancelled(f.session)
 	case kindHeartbeat:
 		a.heard(f)
-		a.overdue(now)
 	default: // what only a listener says
 		a.m.Counters.FramesStray.Add(1)
 	}
@@ -118,6 +122,10 @@ func (a *agent) frame(f *frame, now time.Time) error {
 func (a *agent) begin(f *frame, now time.Time) error {
 	a.mu.Lock()
 	switch {
+	case f.session <= a.last && f.kind == kindNone:
+		a.mu.Unlock()
+		a.m.Counters.FramesStray.Add(1)
+		return nil
 	case f.session <= a.last:
 		a.mu.Unlock()
 		return protocolError("session %d is not above the last one, %d", f.session, a.last)

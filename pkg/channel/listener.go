@@ -2,7 +2,6 @@ package channel
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -27,6 +26,7 @@ type Listener struct {
 	node string
 	lis  *connListener
 	srv  *grpc.Server
+	gone chan struct{} // closed when it takes no more
 	over chan struct{} // closed when shut is over
 
 	mu     sync.Mutex
@@ -36,7 +36,7 @@ type Listener struct {
 	none   chan struct{}
 }
 
-var errListenerClosed = errors.New("the listener is closed")
+var errLeaving = status.Error(codes.Unavailable, "the node is leaving")
 
 // Listen opens addr, which may have port 0, for the node of that name; the name
 // is for the logs.
@@ -44,14 +44,11 @@ func (m *Manager) Listen(node, addr string) (*Listener, error) {
 	if !m.opt.Insecure && !IsLocal(addr) {
 		return nil, fmt.Errorf("listen %s: plaintext is spoken on loopback and unix sockets only; set insecure to allow it elsewhere", addr)
 	}
-	if m.closing.Load() {
-		return nil, ErrClosed
-	}
 	lis, err := m.opt.Listen(addr)
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{m: m, node: node, over: make(chan struct{}), agents: make(map[*agent]struct{})}
+	l := &Listener{m: m, node: node, gone: make(chan struct{}), over: make(chan struct{}), agents: make(map[*agent]struct{})}
 	l.lis = newConnListener(lis, m.opt.Limits.Links+extraConnections)
 	l.srv = grpc.NewServer(append(m.serverOptions(), m.opt.ServerOptions...)...)
 	meshv1.RegisterClusterServiceServer(l.srv, l)
@@ -59,8 +56,15 @@ func (m *Manager) Listen(node, addr string) (*Listener, error) {
 		m.opt.OnServer(l.srv)
 	}
 	m.mu.Lock()
-	m.listeners[l] = struct{}{}
+	closing := m.closing.Load()
+	if !closing {
+		m.listeners[l] = struct{}{}
+	}
 	m.mu.Unlock()
+	if closing {
+		_ = lis.Close()
+		return nil, ErrClosed
+	}
 	m.wg.Go(func() {
 		if err := l.srv.Serve(l.lis); err != nil && !l.isClosed() {
 			m.opt.Logger.Error("listener failed", zap.String("node", node), zap.Error(err))
@@ -163,7 +167,7 @@ func (l *Listener) admit() error {
 	defer l.mu.Unlock()
 	switch {
 	case l.closed:
-		return status.Error(codes.Unavailable, "the node is leaving")
+		return errLeaving
 	case l.links >= l.m.opt.Limits.Links:
 		return status.Errorf(codes.ResourceExhausted, "too many links: this listener takes at most %d", l.m.opt.Limits.Links)
 	}
@@ -201,6 +205,8 @@ func (l *Listener) accept(s stream, k *link) (*agent, *inbox, error) {
 	case f = <-got:
 	case <-bound.C:
 		return nil, nil, status.Errorf(codes.FailedPrecondition, "no hello within %s: the first frame must be one", l.m.opt.DialTimeout)
+	case <-l.gone:
+		return nil, nil, errLeaving
 	case <-k.ctx.Done():
 		return nil, nil, context.Cause(k.ctx)
 	}
@@ -243,7 +249,7 @@ func (l *Listener) join(a *agent) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return status.Error(codes.Unavailable, "the node is leaving")
+		return errLeaving
 	}
 	l.agents[a] = struct{}{}
 	return nil
@@ -282,6 +288,7 @@ func (l *Listener) shut(ctx context.Context, except *Request) {
 		return
 	}
 	l.closed = true
+	close(l.gone)
 	none := make(chan struct{})
 	l.none = none
 	l.checkNone()

@@ -182,22 +182,24 @@ func (m *Manager) check(ctx context.Context, msg *Message) *Error {
 	}
 }
 
-// Close ends everything in order (M55): the listeners take no more and drain,
-// then the links that this process dialled finish what they have. ctx and the
-// drain time bound it; what is left then is cut. except is a call whose handler
-// is not waited for, or nil.
-func (m *Manager) Close(ctx context.Context, except *Request) error {
-	m.closing.Store(true)
-	ctx, cancel := context.WithTimeout(ctx, max(m.opt.Drain, time.Millisecond))
-	defer cancel()
-	m.mu.RLock()
+// CloseListeners is the first half of an orderly end (M55): from now on only
+// messages with Message.Inside are taken; the listeners take no more and drain
+// until ctx ends. except is a call whose handler is not waited for, or nil.
+func (m *Manager) CloseListeners(ctx context.Context, except *Request) {
+	m.mu.Lock()
+	m.closing.Store(true) // under the lock: Listen adds to listeners before or not at all
 	ls := slices.Collect(maps.Keys(m.listeners))
-	m.mu.RUnlock()
+	m.mu.Unlock()
 	var wg sync.WaitGroup
 	for _, l := range ls {
 		wg.Go(func() { l.shut(ctx, except) })
 	}
 	wg.Wait()
+}
+
+// Close is the second half: the links that this process dialled finish what
+// they have until ctx ends; what is left then is cut.
+func (m *Manager) Close(ctx context.Context) error {
 	for _, s := range m.all() {
 		s.shut()
 	}

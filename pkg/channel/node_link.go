@@ -2,6 +2,7 @@ package channel
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -208,6 +209,22 @@ func (n *node) info() NodeInfo {
 // want and unwant keep the node linked while someone watches it (M16).
 func (n *node) want(now time.Time) { n.keep++; n.kick(now) }
 func (n *node) unwant()            { n.keep-- }
+
+// watch looks after a link once a second, when something arrives: at least
+// heartbeats do. A large reply whose parts have stopped fails its call.
+func (n *node) watch(o *outlet, now time.Time) {
+	if now.Sub(o.checked) < time.Second {
+		return
+	}
+	o.checked = now
+	for _, c := range o.overdue(now) {
+		c.join, c.gone = nil, true
+		c.settle(outcome{err: badReply(fmt.Errorf("no part for %s", partTimeout))})
+		o.cancels = append(o.cancels, c.session)
+		n.wake(o)
+	}
+	n.rest(o, now)
+}
 
 // rest ends a link that nobody has used for the idle time (M36).
 func (n *node) rest(o *outlet, now time.Time) {

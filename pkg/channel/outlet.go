@@ -24,6 +24,7 @@ type outlet struct {
 
 	opened  time.Time
 	active  time.Time // when a message last left or was answered
+	checked time.Time // when node.watch last looked
 	leaving bool      // the node said goaway
 	ending  bool      // takes no more: half-close when nothing is in flight
 	dead    bool

@@ -3,7 +3,6 @@ package channel
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"strings"
@@ -197,16 +196,13 @@ func (s *sender) take(d *dialled, o *outlet, in *inbox) error {
 			s.node.goaway(o, f.goaway.GetLastSession(), cleanText(f.goaway.GetMessage()), now)
 		case kindHeartbeat:
 			d.heard(f)
-			for _, c := range o.overdue(now) {
-				s.node.fail(c, badReply(fmt.Errorf("no part for %s", partTimeout)), nil)
-			}
-			s.node.rest(o, now)
 		case kindHello:
 			return errors.New("protocol error: a second hello")
 		default:
 			s.m.Counters.FramesStray.Add(1)
 		}
 	}
+	s.node.watch(o, now)
 	return nil
 }
 

@@ -40,9 +40,13 @@ func (d dispatcher) Dispatch(r *channel.Request) (<-chan struct{}, *channel.Fail
 	in := &inbound{mesh: d.m, svc: s, req: r}
 	in.Size, in.Push = r.Size(), r.Push
 	r.Place(in)
-	switch err := s.reg.Put(in); {
-	case err == nil:
+	d.m.work.add(in)
+	err := s.reg.Put(in)
+	if err == nil {
 		return nil, nil
+	}
+	d.m.work.remove(in)
+	switch {
 	case errors.Is(err, registry.ErrFull) && r.Push:
 		return s.reg.Room(), nil
 	case errors.Is(err, registry.ErrFull):
@@ -117,6 +121,7 @@ func refusal(err error) *channel.Failure {
 // process drained long enough. It returns true where the handler never started.
 func (in *inbound) Cancel(cause error) bool {
 	if in.svc.reg.Remove(in) {
+		in.mesh.work.remove(in)
 		in.end(context.Canceled)
 		return true
 	}
@@ -128,13 +133,18 @@ func (in *inbound) Cancel(cause error) bool {
 
 // Reject is called by the registry for a message that will never run.
 func (in *inbound) Reject(reason error) {
+	in.mesh.work.remove(in)
 	in.end(context.Canceled)
+	if in.Push {
+		in.mesh.ch.Counters.PushesRefused.Add(1)
+	}
 	in.req.Fail(refusal(reason))
 }
 
 // Run is called by the registry when the message's turn has come.
 func (in *inbound) Run() {
 	r := in.req
+	defer in.mesh.work.remove(in)
 	if !r.Due.IsZero() && !time.Now().Before(r.Due) {
 		in.end(context.DeadlineExceeded)
 		if r.Push {
@@ -143,10 +153,9 @@ func (in *inbound) Run() {
 		r.Fail(channel.Refuse(meshv1.Reason_REASON_EXPIRED, "the deadline had passed before the handler started"))
 		return
 	}
-	in.mesh.running.add(in)
+	in.mesh.work.start(in)
 	returned := false
 	defer func() {
-		in.mesh.running.remove(in)
 		if !returned {
 			in.panicked(recover())
 		}

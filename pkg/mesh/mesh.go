@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -31,7 +32,7 @@ type Mesh struct {
 	process     *Service // handle 0
 	intercept   grpc.UnaryServerInterceptor
 	health      *health.Server
-	running     runningSet
+	work        workload
 	stats       struct{ panics, pushErrors atomic.Int64 }
 
 	reload sync.Mutex // orders reading the source and taking it
@@ -260,8 +261,11 @@ type Stats struct {
 
 // Stats returns the counters and gauges.
 func (m *Mesh) Stats() Stats {
-	return Stats{Stats: m.ch.Stats(), Panics: m.stats.panics.Load(), PushErrors: m.stats.pushErrors.Load(), Running: m.running.len()}
+	return Stats{Stats: m.ch.Stats(), Panics: m.stats.panics.Load(), PushErrors: m.stats.pushErrors.Load(), Running: m.work.running()}
 }
+
+// handlerGrace is what handlers get to return after their contexts have ended.
+const handlerGrace = 200 * time.Millisecond
 
 // Close ends the process's part in order: its listeners take no more and say
 // goaway, running handlers and what they call may finish within
@@ -294,10 +298,17 @@ func (m *Mesh) Close(ctx context.Context) error {
 	m.over = make(chan struct{})
 	m.mu.Unlock()
 	m.health.Shutdown()
-	err := m.ch.Close(ctx, except)
+	ctx, cancel := context.WithTimeout(ctx, max(orDefault(m.opt.DrainTime, defaultDrain), time.Millisecond))
+	defer cancel()
+	m.ch.CloseListeners(ctx, except)
+	m.work.wait(ctx, except)
 	m.reg.Drain(errors.New("the process is closed"))
-	m.running.endAll(except, m.opt.Logger)
-	m.final = err
+	m.work.endAll(except)
+	m.final = m.ch.Close(ctx)
+	grace, stop := context.WithTimeout(context.Background(), handlerGrace)
+	defer stop()
+	m.work.wait(grace, except)
+	m.work.nameLeft(except, m.opt.Logger)
 	close(m.over)
-	return err
+	return m.final
 }

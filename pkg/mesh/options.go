@@ -62,6 +62,8 @@ type Options struct {
 	Listen func(addr string) (net.Listener, error)
 }
 
+const defaultDrain = 10 * time.Second
+
 // orDefault is the duration, or its default where it is zero; off is 0.
 func orDefault(d, otherwise time.Duration) time.Duration {
 	switch {
@@ -103,7 +105,7 @@ func (o *Options) channel(incarnation uint32) channel.Options {
 		Process: o.Name, Incarnation: incarnation, Limits: o.Limits, Logger: o.Logger,
 		Heartbeat:   max(orDefault(o.HeartbeatInterval, 2*time.Second), time.Millisecond),
 		DialTimeout: max(orDefault(o.DialTimeout, 5*time.Second), time.Millisecond),
-		Drain:       orDefault(o.DrainTime, 10*time.Second),
+		Drain:       orDefault(o.DrainTime, defaultDrain),
 		SendWait:    orDefault(o.SendWait, time.Second),
 		Idle:        orDefault(o.IdleTime, 5*time.Minute),
 		Insecure:    o.Insecure, Dial: o.Dial, Listen: o.Listen,
