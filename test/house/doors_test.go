@@ -35,7 +35,7 @@ const wire = "proto/mesh/v1"
 // the channel only what gRPC is made of and its error details.
 var outside = map[string][]string{
 	"pkg/registry": {},
-	"pkg/channel":  {"google.golang.org/grpc", "google.golang.org/protobuf", "google.golang.org/genproto/googleapis/rpc", "golang.org/x"},
+	"pkg/channel":  {"google.golang.org/grpc", "google.golang.org/protobuf", "google.golang.org/genproto/googleapis/rpc", "golang.org/x", "go.uber.org/zap"},
 }
 
 // heavy is what must never come along with pkg/mesh.
