@@ -336,6 +336,7 @@ func (a *agent) choked() bool {
 func (a *agent) awaitReplyRoom() error {
 	stopped := false
 	for {
+		gate := a.m.replies.wait() // before the look, so that no change is missed
 		a.mu.Lock()
 		if !a.choked() {
 			a.mu.Unlock()
@@ -355,7 +356,7 @@ func (a *agent) awaitReplyRoom() error {
 		}
 		select {
 		case <-room:
-		case <-a.m.replies.wait():
+		case <-gate:
 		case <-a.ctx.Done():
 			return context.Cause(a.ctx)
 		}
@@ -409,45 +410,4 @@ func (a *agent) release() {
 	a.m.replies.add(-a.queue.bytes)
 	a.queue = replyQueue{}
 	clear(a.calls)
-}
-
-// replyGate counts the replies that wait in the whole process and tells links
-// that do not read when there is room again.
-type replyGate struct {
-	limit int64
-
-	mu    sync.Mutex
-	bytes int64
-	room  chan struct{} // closed when bytes falls below limit
-}
-
-func (g *replyGate) init(limit int64) { g.limit, g.room = limit, make(chan struct{}) }
-
-func (g *replyGate) add(n int64) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	was := g.bytes >= g.limit
-	g.bytes += n
-	if was && g.bytes < g.limit {
-		close(g.room)
-		g.room = make(chan struct{})
-	}
-}
-
-func (g *replyGate) full() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.bytes >= g.limit
-}
-
-func (g *replyGate) held() int64 {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.bytes
-}
-
-func (g *replyGate) wait() <-chan struct{} {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.room
 }

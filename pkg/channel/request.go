@@ -2,7 +2,6 @@ package channel
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -224,76 +223,4 @@ func (a *agent) overdue(now time.Time) {
 
 func invalidLarge(err error) *Failure {
 	return Refuse(meshv1.Reason_REASON_INVALID_REQUEST, "invalid large request: "+err.Error())
-}
-
-// replyQueue holds the answers that wait for a link: small ones in order, large
-// ones until the peer has room for them.
-type replyQueue struct {
-	small   []*Request
-	blocked []*Request
-	bulk    bulk[*Request]
-	bytes   int64
-}
-
-func (q *replyQueue) empty() bool {
-	return len(q.small) == 0 && len(q.blocked) == 0 && len(q.bulk.turn) == 0
-}
-
-// put queues the answer of r.
-func (q *replyQueue) put(r *Request) {
-	r.queued = int64(len(r.reply.Payload)+messageOverhead) + headerBytes(r.reply.Headers) + headerBytes(r.reply.Trailers)
-	if r.fail != nil {
-		r.queued += int64(len(r.fail.Message)) + maxDetailBytes
-	}
-	q.bytes += r.queued
-	if len(r.reply.Payload) > partBytes {
-		r.parcel = parcel{session: r.Session, bytes: r.reply.Payload}
-		q.blocked = append(q.blocked, r)
-		return
-	}
-	q.small = append(q.small, r)
-}
-
-// withdraw takes a large reply back that has not been sent to its end.
-func (q *replyQueue) withdraw(r *Request) bool {
-	i := slices.Index(q.blocked, r)
-	if i >= 0 {
-		q.blocked = slices.Delete(q.blocked, i, i+1)
-	} else if !q.bulk.stop(r) {
-		return false
-	}
-	q.bytes -= r.queued
-	return true
-}
-
-// fill adds what may be sent now and returns the answers that are complete.
-func (q *replyQueue) fill(b *batch) (done []*Request) {
-	for len(q.small) > 0 {
-		f := q.small[0].frame()
-		room := 8
-		if len(q.bulk.turn) > 0 {
-			room += partRoom
-		}
-		if !b.fits(f.size() + room) {
-			break
-		}
-		b.add(&f)
-		done = append(done, q.small[0])
-		q.small[0] = nil
-		q.small = q.small[1:]
-	}
-	for len(q.blocked) > 0 && q.bulk.mayBegin(len(q.blocked[0].reply.Payload)) {
-		f := q.blocked[0].frame()
-		if !b.fits(f.size() + 8) {
-			break
-		}
-		b.add(&f)
-		q.bulk.begin(q.blocked[0])
-		q.blocked = q.blocked[1:]
-	}
-	done = append(done, q.bulk.fill(b)...)
-	for _, r := range done {
-		q.bytes -= r.queued
-	}
-	return done
 }

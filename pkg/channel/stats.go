@@ -50,7 +50,7 @@ func (m *Manager) Stats() Stats {
 		PushesUnknown: c.PushesUnknown.Load(), PushesRefused: c.PushesRefused.Load(), PushesUnplaced: c.PushesUnplaced.Load(),
 		RepliesLate: c.RepliesLate.Load(), RepliesDropped: c.RepliesDropped.Load(), FramesStray: c.FramesStray.Load(),
 		Dials: c.Dials.Load(), DialsFailed: c.DialsFailed.Load(), LinksLost: c.LinksLost.Load(),
-		ReplyBytes: m.replies.held(), UnfinishedBytes: m.parts.Load(),
+		ReplyBytes: m.replies.bytes.Load(), UnfinishedBytes: m.parts.Load(),
 	}
 	for _, x := range m.all() {
 		x.mu.Lock()

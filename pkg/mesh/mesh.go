@@ -58,6 +58,9 @@ func New(o Options) (*Mesh, error) {
 	co.ServerOptions = streamInterceptors(o.Logger)
 	co.OnServer = func(s *grpc.Server) { healthpb.RegisterHealthServer(s, m.health) }
 	m.ch = channel.NewManager(co)
+	if o.Insecure {
+		o.Logger.Warn("insecure: plaintext is spoken beyond loopback and unix sockets; anyone on the network can read and call")
+	}
 	if err := m.Reload(nil); err != nil {
 		_ = m.Close(context.Background())
 		return nil, err
