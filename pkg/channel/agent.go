@@ -79,6 +79,7 @@ func (a *agent) take(in *inbox) error {
 	now := time.Now()
 	for i := range in.frames {
 		if err := a.frame(&in.frames[i], now); err != nil {
+			a.unplaced(in.frames[i+1:])
 			return err
 		}
 	}
@@ -87,6 +88,15 @@ func (a *agent) take(in *inbox) error {
 		a.overdue(now)
 	}
 	return nil
+}
+
+// unplaced counts the pushes that were read and are lost with the link.
+func (a *agent) unplaced(rest []frame) {
+	for i := range rest {
+		if rest[i].kind == kindRequest && rest[i].push {
+			a.m.Counters.PushesUnplaced.Add(1)
+		}
+	}
 }
 
 func (a *agent) setBusy(busy bool) {
@@ -408,6 +418,7 @@ func (a *agent) release() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.m.replies.add(-a.queue.bytes)
+	a.m.Counters.RepliesDropped.Add(int64(len(a.queue.small) + len(a.queue.blocked) + len(a.queue.bulk.turn)))
 	a.queue = replyQueue{}
 	clear(a.calls)
 }

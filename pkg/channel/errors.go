@@ -146,11 +146,11 @@ func (e *Error) Unwrap() error { return e.Err }
 // is passed as it is; every other one carries a google.rpc.ErrorInfo of domain
 // "mesh" with the reason, node, target, method and "executed": no, maybe, yes.
 func (e *Error) GRPCStatus() *status.Status {
-	p := status.New(e.Code, e.Message).Proto()
+	p := status.New(e.Code, validText(e.Message)).Proto()
 	p.Details = e.details
 	if e.Err != nil {
 		info := &errdetails.ErrorInfo{Domain: ErrorDomain, Reason: reasonOf(e.Err), Metadata: map[string]string{
-			"node": e.Node, "target": e.Target, "method": e.Method, "executed": e.Verdict.executed(),
+			"node": validText(e.Node), "target": validText(e.Target), "method": validText(e.Method), "executed": e.Verdict.executed(),
 		}}
 		if a, err := anypb.New(info); err == nil {
 			p.Details = append(p.Details[:len(p.Details):len(p.Details)], a)
@@ -158,6 +158,9 @@ func (e *Error) GRPCStatus() *status.Status {
 	}
 	return status.FromProto(p)
 }
+
+// validText is what protobuf can carry of s.
+func validText(s string) string { return strings.ToValidUTF8(s, "?") }
 
 func reasonOf(err error) string {
 	var c *condition

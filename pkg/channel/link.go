@@ -56,6 +56,8 @@ func newLink(ctx context.Context, o *Options) *link {
 	l := &link{wakeup: make(chan struct{}, 1), logger: o.Logger}
 	l.ctx, l.cancel = context.WithCancelCause(ctx)
 	l.pulse.base, l.pulse.interval = time.Now(), o.Heartbeat
+	l.pulse.timer = time.AfterFunc(time.Hour, l.tick) // made here, since tick sets it again
+	l.pulse.timer.Stop()
 	return l
 }
 
@@ -65,7 +67,7 @@ func (l *link) start(peer peerLimits) {
 	now := l.pulse.now()
 	l.pulse.sent.Store(now)
 	l.pulse.received.Store(now)
-	l.pulse.timer = time.AfterFunc(l.pulse.interval, l.tick)
+	l.pulse.timer.Reset(l.pulse.interval)
 }
 
 // end gives the link its terminal state. Its goroutines see it and leave.
@@ -181,9 +183,7 @@ func (l *link) heard(f *frame) {
 // close stops the pulse; the link has ended.
 func (l *link) close(cause error) {
 	l.end(cause)
-	if l.pulse.timer != nil {
-		l.pulse.timer.Stop()
-	}
+	l.pulse.timer.Stop()
 }
 
 // guard keeps a mistake of ours in one link from ending the process (T: what

@@ -154,7 +154,6 @@ func (l *Listener) serve(a *agent, in *inbox) error {
 		time.AfterFunc(flushTime, a.conn) // unless the dialler closes it first
 	}
 	a.close(err)
-	l.m.opt.Logger.Info("link ended", zap.String("node", l.node), zap.String("peer", a.peer.Process), zap.String("addr", a.peer.Addr), zap.NamedError("cause", err))
 	if _, ok := status.FromError(err); !ok {
 		err = status.Error(codes.Unavailable, err.Error())
 	}

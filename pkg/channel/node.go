@@ -161,14 +161,14 @@ func (n *node) leave(c *call, cause error) *Error {
 	if c.settled {
 		return nil
 	}
-	verdict := NotSent
+	verdict, when := NotSent, "while it waited to be sent"
 	switch c.place {
 	case placeRoom:
 		c.remove()
 	case placeLine, placeAside:
 		n.depart(c)
 	case placeSent:
-		verdict = MaybeExecuted
+		verdict, when = MaybeExecuted, "after it was sent"
 		c.gone = true
 		c.out.bulk.stop(c)
 		c.out.cancels = append(c.out.cancels, c.session)
@@ -178,10 +178,11 @@ func (n *node) leave(c *call, cause error) *Error {
 		c.place = placeDone
 	}
 	c.settled = true
-	e := NewError(verdict, cause, fmt.Sprintf("call to [%s]: %s (%s)", n.name, cause, verdict))
+	text := fmt.Sprintf("message to [%s]: %s %s", n.name, cause, when)
 	if errors.Is(cause, ErrOverloaded) {
-		e.Message = fmt.Sprintf("the line of node [%s] is full: %d bytes of pushes wait", n.name, n.pushes)
+		text = fmt.Sprintf("the line of node [%s] is full: %d bytes of pushes wait", n.name, n.pushes)
 	}
+	e := NewError(verdict, cause, text)
 	e.Node, e.Target, e.Method = c.Node, c.Target, c.Method
 	return e
 }

@@ -79,6 +79,9 @@ func (n *node) lost(o *outlet, cause error, now time.Time) {
 		return
 	}
 	orderly := cause == nil && o.idle()
+	if !orderly {
+		n.counters.LinksLost.Add(1)
+	}
 	if cause == nil {
 		cause = errors.New("the node ended the link")
 	}
@@ -96,7 +99,6 @@ func (n *node) lost(o *outlet, cause error, now time.Time) {
 		n.failWaiting(NewError(NotSent, ErrClosed, ""), &n.counters.PushesLostClosed, nil)
 		return
 	}
-	n.counters.LinksLost.Add(1)
 	// A link that breaks soon after it opened counts as a failed dial, so that a
 	// peer that dies again and again is not dialled without a pause.
 	if now.Sub(o.opened) < n.timing.backMax {

@@ -126,6 +126,9 @@ func (f *Failure) wire() *meshv1.Failure {
 	if headerBytes(f.Headers)+headerBytes(f.Trailers) > maxHeaderBytes {
 		w.Headers, w.Trailers = nil, nil
 	}
+	if _, err := proto.Marshal(w); err != nil {
+		w.Details, w.Headers, w.Trailers = nil, nil, nil // what protobuf cannot carry
+	}
 	return w
 }
 

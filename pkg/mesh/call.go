@@ -72,7 +72,7 @@ func collect(opts []grpc.CallOption) (o callOptions) {
 // The payload is copied, unless it is Owned. The error is an *Error. It is safe
 // for concurrent use.
 func (m *Mesh) Call(ctx context.Context, target, method string, payload []byte, opts ...grpc.CallOption) ([]byte, error) {
-	t, err := resolve(target)
+	t, err := resolve(target, method)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +84,7 @@ func (m *Mesh) Call(ctx context.Context, target, method string, payload []byte, 
 // line of an open link; what happens later is not reported. It waits for its
 // node as Call does, and at most Options.SendWait for room in the node's line.
 func (m *Mesh) Send(ctx context.Context, target, method string, payload []byte, opts ...grpc.CallOption) error {
-	t, err := resolve(target)
+	t, err := resolve(target, method)
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func (m *Mesh) Send(ctx context.Context, target, method string, payload []byte, 
 // Query returns the handle of the name in target ("db@sdb"), or
 // ErrNameNotFound. A target that has a handle already is returned as it is.
 func (m *Mesh) Query(ctx context.Context, target string, opts ...grpc.CallOption) (Handle, error) {
-	t, err := resolve(target)
+	t, err := resolve(target, methodQuery)
 	if err != nil || t.name == "" {
 		return t.handle, err
 	}
@@ -112,7 +112,7 @@ func (m *Mesh) Query(ctx context.Context, target string, opts ...grpc.CallOption
 	}
 	var r meshv1.QueryResponse
 	if err := proto.Unmarshal(reply, &r); err != nil {
-		return 0, channel.NewError(HandlerFailed, ErrInvalidRequest, "the node's answer to Query is malformed")
+		return 0, t.fails(HandlerFailed, ErrInvalidRequest, methodQuery, "the node's answer to Query is malformed")
 	}
 	return Handle(r.GetHandle()), nil
 }
@@ -133,9 +133,11 @@ func (m *Mesh) do(ctx context.Context, t target, method string, payload []byte, 
 		defer cancel()
 	}
 	msg.Due, _ = ctx.Deadline()
-	m.outgoing(ctx, msg, o)
+	if err := m.outgoing(ctx, msg, o); err != nil {
+		return nil, t.fails(NotSent, ErrInvalidRequest, method, "invalid request: "+err.Error())
+	}
 	if o.maxRequest > 0 && len(payload) > o.maxRequest {
-		return nil, limitError(msg, NotSent, ErrTooLarge, "the request", len(payload), o.maxRequest)
+		return nil, t.fails(NotSent, ErrTooLarge, method, tooLarge("request", len(payload), o.maxRequest))
 	}
 	reply, err := m.ch.Do(ctx, msg)
 	for _, p := range o.replyHeaders {
@@ -145,17 +147,20 @@ func (m *Mesh) do(ctx context.Context, t target, method string, payload []byte, 
 		*p = toMD(reply.Trailers)
 	}
 	if err == nil && o.maxReply > 0 && len(reply.Payload) > o.maxReply {
-		return nil, limitError(msg, HandlerFailed, ErrReplyTooLarge, "the reply", len(reply.Payload), o.maxReply)
+		return nil, t.fails(HandlerFailed, ErrReplyTooLarge, method, tooLarge("reply", len(reply.Payload), o.maxReply))
 	}
 	return reply.Payload, err
 }
 
 // outgoing collects the headers and the trace of a message.
-func (m *Mesh) outgoing(ctx context.Context, msg *channel.Message, o *callOptions) {
-	if md, ok := metadata.FromOutgoingContext(ctx); ok {
+func (m *Mesh) outgoing(ctx context.Context, msg *channel.Message, o *callOptions) error {
+	md, _ := metadata.FromOutgoingContext(ctx)
+	for _, md := range []metadata.MD{md, o.headers} {
+		if err := checkMD(md); err != nil {
+			return err
+		}
 		msg.Headers = appendMD(msg.Headers, md)
 	}
-	msg.Headers = appendMD(msg.Headers, o.headers)
 	t := TraceFrom(ctx)
 	msg.Tag = t.Tag
 	if t.Parent != "" {
@@ -164,6 +169,20 @@ func (m *Mesh) outgoing(ctx context.Context, msg *channel.Message, o *callOption
 	if t.State != "" {
 		msg.Headers = append(msg.Headers, channel.Header{Key: headerState, Value: []byte(t.State)})
 	}
+	return nil
+}
+
+// checkMD refuses keys that gRPC's metadata cannot have.
+func checkMD(md metadata.MD) error {
+	for k := range md {
+		bad := strings.ContainsFunc(k, func(r rune) bool {
+			return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_' && r != '.'
+		})
+		if bad || k == "" {
+			return fmt.Errorf("header key %q: keys have letters, digits, '-', '_' and '.'", cut(k))
+		}
+	}
+	return nil
 }
 
 // appendMD adds metadata, without what gRPC and the mesh keep for themselves.
@@ -188,10 +207,15 @@ func toMD(hs []channel.Header) metadata.MD {
 	return md
 }
 
-func limitError(msg *channel.Message, v Verdict, cause error, what string, n, limit int) *Error {
-	e := channel.NewError(v, cause, fmt.Sprintf("%s is too large: %d bytes; the call allows %d", what, n, limit))
-	e.Node, e.Target, e.Method = msg.Node, msg.Target, msg.Method
+// fails makes the error of a message to t.
+func (t target) fails(v Verdict, cause error, method, text string) *Error {
+	e := channel.NewError(v, cause, text)
+	e.Node, e.Target, e.Method = t.node, t.text, method
 	return e
+}
+
+func tooLarge(what string, n, limit int) string {
+	return fmt.Sprintf("the %s is too large: %d bytes; the call allows %d", what, n, limit)
 }
 
 // Await lets the next message of a serial service run while f waits for

@@ -91,13 +91,15 @@ func (s *Service) refuses(name string) *channel.Failure {
 	m, known := (*s.methods.Load())[name]
 	switch {
 	case m.streaming:
-		return channel.Refuse(meshv1.Reason_REASON_UNKNOWN_METHOD, "streaming methods are not carried by the mesh yet; use a unary method")
+		return channel.Refuse(meshv1.Reason_REASON_UNKNOWN_METHOD, noStreams)
 	case !known && s.handler == nil:
 		return unknownMethod(name)
 	default:
 		return nil
 	}
 }
+
+const noStreams = "streaming methods are not carried by the mesh yet; use a unary method"
 
 func unknownMethod(name string) *channel.Failure {
 	return channel.Refuse(meshv1.Reason_REASON_UNKNOWN_METHOD, fmt.Sprintf("unknown method %q", cut(name)))
@@ -162,13 +164,13 @@ func (in *inbound) Run() {
 		in.end(context.Canceled)
 	}()
 	reply, err := in.svc.run(in)
-	returned = true
 	headers, trailers := in.metadata()
 	if err != nil {
-		in.failed(err, headers, trailers)
-		return
+		in.failed(err, headers, trailers) // calls the error's methods, which may panic too
+	} else {
+		r.Reply(channel.Reply{Payload: reply, Headers: headers, Trailers: trailers})
 	}
-	r.Reply(channel.Reply{Payload: reply, Headers: headers, Trailers: trailers})
+	returned = true
 }
 
 // run calls the method of a generated service, or the plain handler, inside the

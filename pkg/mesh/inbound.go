@@ -7,8 +7,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 
 	"github.com/meshnode/meshnode/pkg/channel"
 	"github.com/meshnode/meshnode/pkg/registry"
@@ -171,6 +173,9 @@ func (t transportStream) Method() string { return t.in.full }
 
 // SetHeader adds to what is sent with the reply.
 func (t transportStream) SetHeader(md metadata.MD) error {
+	if err := checkMD(md); err != nil {
+		return status.Error(codes.Internal, err.Error())
+	}
 	t.in.mu.Lock()
 	defer t.in.mu.Unlock()
 	t.in.headers = metadata.Join(t.in.headers, md)
@@ -182,6 +187,9 @@ func (t transportStream) SendHeader(md metadata.MD) error { return t.SetHeader(m
 
 // SetTrailer adds to the trailers of the reply.
 func (t transportStream) SetTrailer(md metadata.MD) error {
+	if err := checkMD(md); err != nil {
+		return status.Error(codes.Internal, err.Error())
+	}
 	t.in.mu.Lock()
 	defer t.in.mu.Unlock()
 	t.in.trailers = metadata.Join(t.in.trailers, md)

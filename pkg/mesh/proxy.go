@@ -7,8 +7,6 @@ import (
 	"google.golang.org/grpc/encoding"
 	protocodec "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
-
-	"github.com/meshnode/meshnode/pkg/channel"
 )
 
 // Proxy stands for one target. It is cheap to make, safe to share, and stays
@@ -25,7 +23,7 @@ type Proxy struct {
 // use.
 func (m *Mesh) Proxy(target string) *Proxy {
 	p := &Proxy{mesh: m, text: target}
-	p.target, p.err = resolve(target)
+	p.target, p.err = parseTarget(target)
 	return p
 }
 
@@ -35,7 +33,7 @@ func (p *Proxy) Target() string { return p.text }
 // Call is Mesh.Call to the proxy's target.
 func (p *Proxy) Call(ctx context.Context, method string, payload []byte, opts ...grpc.CallOption) ([]byte, error) {
 	if p.err != nil {
-		return nil, p.err
+		return nil, invalidTarget(p.text, method, p.err)
 	}
 	o := collect(opts)
 	return p.mesh.do(ctx, p.target, method, payload, o.post, &o)
@@ -50,21 +48,21 @@ func (p *Proxy) Send(ctx context.Context, method string, payload []byte, opts ..
 // Invoke is what generated stubs call for a unary method. With the option Post
 // the message is one-way and reply stays as it is.
 func (p *Proxy) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
-	payload, err := marshal(args)
-	if err != nil {
-		return p.codecError(NotSent, method, "request", err)
-	}
 	if p.err != nil {
-		return p.err
+		return invalidTarget(p.text, method, p.err)
 	}
 	o := collect(opts)
+	payload, err := marshal(args)
+	if err != nil {
+		return p.target.fails(NotSent, ErrInvalidRequest, method, "the request cannot be encoded: "+err.Error())
+	}
 	o.owned = true
 	bytes, err := p.mesh.do(ctx, p.target, method, payload, o.post, &o)
 	if err != nil || o.post {
 		return err
 	}
 	if err := unmarshal(bytes, reply); err != nil {
-		return p.codecError(HandlerFailed, method, "reply", err)
+		return p.target.fails(HandlerFailed, ErrInvalidRequest, method, "the reply cannot be decoded: "+err.Error())
 	}
 	return nil
 }
@@ -72,15 +70,7 @@ func (p *Proxy) Invoke(ctx context.Context, method string, args, reply any, opts
 // NewStream is what generated stubs call for a streaming method. Streams are
 // not carried yet: it fails with UNIMPLEMENTED, not sent.
 func (p *Proxy) NewStream(_ context.Context, _ *grpc.StreamDesc, method string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
-	e := channel.NewError(NotSent, ErrUnknownMethod, "streaming methods are not carried by the mesh yet; use a unary method")
-	e.Node, e.Target, e.Method = p.target.node, p.text, method
-	return nil, e
-}
-
-func (p *Proxy) codecError(v Verdict, method, what string, err error) error {
-	e := channel.NewError(v, ErrInvalidRequest, "the "+what+" cannot be coded: "+err.Error())
-	e.Node, e.Target, e.Method = p.target.node, p.text, method
-	return e
+	return nil, p.target.fails(NotSent, ErrUnknownMethod, method, noStreams)
 }
 
 // marshal and unmarshal are gRPC's own protobuf codec.

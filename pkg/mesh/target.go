@@ -56,15 +56,17 @@ func parseTarget(s string) (target, error) {
 	return t, nil
 }
 
-// resolve is parseTarget with the error that a caller gets.
-func resolve(s string) (target, error) {
+// resolve is parseTarget with the error that a caller of method gets.
+func resolve(s, method string) (target, error) {
 	t, err := parseTarget(s)
-	if err == nil {
-		return t, nil
+	if err != nil {
+		return target{}, invalidTarget(s, method, err)
 	}
-	e := channel.NewError(NotSent, ErrInvalidTarget, fmt.Sprintf("invalid target %q: %v", cut(s), err))
-	e.Target = s
-	return target{}, e
+	return t, nil
+}
+
+func invalidTarget(s, method string, why error) error {
+	return target{text: s}.fails(NotSent, ErrInvalidTarget, method, fmt.Sprintf("invalid target %q: %v", cut(s), why))
 }
 
 // cut keeps a text that someone gave from filling a message.
