@@ -203,12 +203,21 @@ func (a *agent) dispatch(r *Request) error {
 		a.stop()
 		select {
 		case <-room:
-			a.resume()
+			a.readOn()
 		case <-a.ctx.Done():
 			a.m.Counters.PushesUnplaced.Add(1)
 			return context.Cause(a.ctx)
 		}
 	}
+}
+
+// readOn resumes the reading: parts could not arrive meanwhile.
+func (a *agent) readOn() {
+	now := time.Now()
+	for _, r := range a.joins {
+		r.join.last = now
+	}
+	a.resume()
 }
 
 // refuse answers a call that is not run; a push is counted.
@@ -270,6 +279,22 @@ func (a *agent) answer(r *Request, rep Reply, f *Failure) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.answerOnce(r, rep, f)
+}
+
+// refuseUnplaced refuses a call whose parts still arrive: it will not be placed.
+func (a *agent) refuseUnplaced(r *Request, f *Failure) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if r.job != nil {
+		return false
+	}
+	a.answerOnce(r, Reply{}, f)
+	return true
+}
+
+// answerOnce is called under the lock.
+func (a *agent) answerOnce(r *Request, rep Reply, f *Failure) {
 	if r.answered {
 		return
 	}
@@ -330,6 +355,10 @@ func (a *agent) done() bool {
 
 // halfClosed notes that the reader has read to the end.
 func (a *agent) halfClosed() {
+	for _, r := range a.joins {
+		a.unjoin(r)
+		a.refuse(r, invalidLarge(errors.New("the link was half-closed before its last part")))
+	}
 	a.pulse.eof.Store(true)
 	a.mu.Lock()
 	a.eof = true
@@ -351,7 +380,7 @@ func (a *agent) awaitReplyRoom() error {
 		if !a.choked() {
 			a.mu.Unlock()
 			if stopped {
-				a.resume()
+				a.readOn()
 			}
 			return nil
 		}
@@ -386,8 +415,9 @@ func (a *agent) goaway(why string) {
 // expel refuses the calls that have not started when the drain time is over.
 func (a *agent) expel() {
 	for _, r := range a.taken() {
-		if r.cancel(ErrDraining) {
-			r.Fail(Refuse(meshv1.Reason_REASON_DRAINING, "the node is leaving and the call had not started"))
+		f := Refuse(meshv1.Reason_REASON_DRAINING, "the node is leaving and the call had not started")
+		if !a.refuseUnplaced(r, f) && r.cancel(ErrDraining) {
+			r.Fail(f)
 		}
 	}
 }

@@ -14,6 +14,22 @@ type connListener struct {
 
 	mu    sync.Mutex
 	conns map[*keptConn]struct{}
+	links int           // connections that carried a link
+	none  chan struct{} // closed when there is none of them; nil where nobody waits
+}
+
+// unlinked returns a channel that is closed when no connection is left that
+// carried a link.
+func (l *connListener) unlinked() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	none := make(chan struct{})
+	if l.links == 0 {
+		close(none)
+	} else {
+		l.none = none
+	}
+	return none
 }
 
 func newConnListener(l net.Listener, limit int) *connListener {
@@ -63,7 +79,17 @@ func (l *connListener) cutAll() {
 // the address of its peer and nothing else of the connection.
 type keptConn struct {
 	net.Conn
-	l *connListener
+	l      *connListener
+	linked bool // under l.mu
+}
+
+func (k *keptConn) carryLink() {
+	k.l.mu.Lock()
+	defer k.l.mu.Unlock()
+	if _, open := k.l.conns[k]; open && !k.linked {
+		k.linked = true
+		k.l.links++
+	}
 }
 
 // RemoteAddr is the peer's, as a *connAddr.
@@ -73,6 +99,13 @@ func (k *keptConn) RemoteAddr() net.Addr { return &connAddr{k.Conn.RemoteAddr(),
 func (k *keptConn) Close() error {
 	k.l.mu.Lock()
 	delete(k.l.conns, k)
+	if k.linked {
+		k.linked = false
+		if k.l.links--; k.l.links == 0 && k.l.none != nil {
+			close(k.l.none)
+			k.l.none = nil
+		}
+	}
 	k.l.mu.Unlock()
 	return k.Conn.Close()
 }

@@ -21,6 +21,12 @@ type inbox struct {
 // maxKnownTexts bounds inbox.names; past it the map starts anew.
 const maxKnownTexts = 1024
 
+// maxHeaders is how many headers can be within maxHeaderBytes.
+const maxHeaders = maxHeaderBytes / headerOverhead
+
+// keptFrames is how long a list of frames is kept for the next message.
+const keptFrames = 256
+
 // text returns b as a string, without allocating for one that was seen before.
 func (in *inbox) text(b []byte) string {
 	if len(b) == 0 {
@@ -203,6 +209,10 @@ func (in *inbox) header(f *frame, hs *[]Header, b []byte) error {
 		}
 		return nil
 	})
+	if len(*hs) >= maxHeaders {
+		f.bad = "it has too many headers"
+		return err
+	}
 	*hs = append(*hs, h)
 	return err
 }

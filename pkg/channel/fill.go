@@ -24,7 +24,11 @@ func (n *node) fill(o *outlet, b *batch, now time.Time) (halfClose bool) {
 			n.release(o, c)
 		}
 	}
-	return b.empty() && o.ending && o.idle() && (o != n.link || n.line.head == nil && o.blocked.head == nil)
+	halfClose = b.empty() && o.ending && o.idle() && (o != n.link || n.line.head == nil && o.blocked.head == nil)
+	if halfClose && o.leaving {
+		n.drain(o, max(n.timing.drain, time.Millisecond)) // for the listener to end the stream (M36)
+	}
+	return halfClose
 }
 
 // fillLine begins messages while the batch has room, leaving some for a part

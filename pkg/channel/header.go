@@ -7,10 +7,13 @@ type Header struct {
 	Value []byte
 }
 
+// headerOverhead is what a header counts beyond its bytes, as in HTTP/2.
+const headerOverhead = 32
+
 func headerBytes(hs []Header) int64 {
 	n := 0
 	for i := range hs {
-		n += len(hs[i].Key) + len(hs[i].Value)
+		n += len(hs[i].Key) + len(hs[i].Value) + headerOverhead
 	}
 	return int64(n)
 }

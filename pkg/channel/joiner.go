@@ -38,7 +38,9 @@ func (j *joiner) add(part []byte, now time.Time) (whole bool, err error) {
 		j.buf = grown
 	}
 	j.buf = append(j.buf, part...)
-	j.last = now
+	if now.After(j.last) { // not the time of a batch in which the reader stopped
+		j.last = now
+	}
 	return have == j.total, nil
 }
 

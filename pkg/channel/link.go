@@ -164,6 +164,9 @@ func (l *link) send(b *batch) error {
 
 // receive reads the next gRPC message.
 func (l *link) receive(in *inbox) error {
+	if cap(in.frames) > keptFrames {
+		in.frames = nil // not held while nothing comes
+	}
 	err := l.stream.RecvMsg(in)
 	l.pulse.received.Store(l.pulse.now())
 	return err
@@ -172,12 +175,14 @@ func (l *link) receive(in *inbox) error {
 // heard takes a peer's heartbeat: it may say that the peer does not read.
 func (l *link) heard(f *frame) {
 	p := &l.pulse
-	if p.peerStopped.Swap(f.stopped) && !f.stopped {
-		// A Send that waited while the peer did not read has its time anew.
+	if p.peerStopped.Load() && !f.stopped {
+		// A Send that waited while the peer did not read has its time anew,
+		// before tick can judge it.
 		if since := p.sending.Load(); since != 0 {
 			p.sending.CompareAndSwap(since, p.now())
 		}
 	}
+	p.peerStopped.Store(f.stopped)
 }
 
 // close stops the pulse; the link has ended.

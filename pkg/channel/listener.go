@@ -121,11 +121,11 @@ func (l *Listener) Link(s grpc.BidiStreamingServer[meshv1.LinkRequest, meshv1.Li
 		k.close(err)
 		return err
 	}
-	if err := l.join(a); err != nil {
+	defer l.part(a)
+	if err := a.greet(); err != nil {
 		k.close(err)
 		return err
 	}
-	defer l.part(a)
 	return l.serve(a, in)
 }
 
@@ -150,8 +150,10 @@ func (l *Listener) serve(a *agent, in *inbox) error {
 		a.conn()
 	})
 	err := a.write(a.fill)
-	if err == nil && stop() {
-		time.AfterFunc(flushTime, a.conn) // unless the dialler closes it first
+	if err == nil {
+		// The last answers may still be on their way, and other streams on the
+		// connection: the dialler closes it, or gRPC's keepalive finds it dead.
+		stop()
 	}
 	a.close(err)
 	if _, ok := status.FromError(err); !ok {
@@ -223,13 +225,23 @@ func (l *Listener) accept(s stream, k *link) (*agent, *inbox, error) {
 	addr, cut := connOf(k.ctx)
 	p.Addr = addr
 	k.limit = limits.batch
-	hello := &batch{limit: limits.batch}
-	hello.add(&frame{kind: kindHello, hello: l.m.opt.hello("")})
-	if err := s.SendMsg(hello); err != nil {
+	a := newAgent(l.m, k, p, limits, cut)
+	// Before the hello: from then on the dialler is owed a goaway.
+	if err := l.join(a); err != nil {
 		return nil, nil, err
 	}
-	k.start(limits)
-	return newAgent(l.m, k, p, limits, cut), f.in, nil
+	return a, f.in, nil
+}
+
+// greet answers the dialler's hello, which accepts the link.
+func (a *agent) greet() error {
+	hello := &batch{limit: a.limit}
+	hello.add(&frame{kind: kindHello, hello: a.opt.hello("")})
+	if err := a.stream.SendMsg(hello); err != nil {
+		return err
+	}
+	a.start(a.limits)
+	return nil
 }
 
 // connOf finds the address of a stream's peer, and what cuts its connection.
@@ -239,6 +251,7 @@ func connOf(ctx context.Context) (string, func()) {
 		return "", func() {}
 	}
 	if a, ok := p.Addr.(*connAddr); ok {
+		a.conn.carryLink()
 		return a.String(), func() { _ = a.conn.Close() }
 	}
 	return p.Addr.String(), func() {}
@@ -316,7 +329,7 @@ func (l *Listener) shut(ctx context.Context, except *Request) {
 			a.end(ErrDraining)
 		}
 	}
-	l.stop()
+	l.stop(ctx)
 	l.m.mu.Lock()
 	delete(l.m.listeners, l)
 	l.m.mu.Unlock()
@@ -335,10 +348,12 @@ func waitFor(done, bound <-chan struct{}) bool {
 	}
 }
 
-// stop ends the gRPC server: in order if its connections let it.
-func (l *Listener) stop() {
+// stop ends the gRPC server: in order if its connections let it. Those that
+// carried links have until ctx ends to take their last answers.
+func (l *Listener) stop(ctx context.Context) {
 	graceful := make(chan struct{})
 	go func() { l.srv.GracefulStop(); close(graceful) }()
+	waitFor(l.lis.unlinked(), ctx.Done())
 	t := time.NewTimer(flushTime)
 	defer t.Stop()
 	select {
@@ -349,6 +364,9 @@ func (l *Listener) stop() {
 		<-graceful
 	}
 }
+
+// Excuse lets the link of a call end before its answer.
+func (r *Request) Excuse() { r.agent.excuse(r) }
 
 // excuse lets the link end before the call has its answer: its handler is the
 // one that closes the process.

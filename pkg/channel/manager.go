@@ -29,6 +29,7 @@ type Manager struct {
 	mu        sync.RWMutex
 	senders   map[string]*sender
 	noWaiting bool
+	shut      bool // senders made from now on are closed
 	watchers  map[*Watcher]struct{}
 	listeners map[*Listener]struct{}
 }
@@ -200,6 +201,9 @@ func (m *Manager) CloseListeners(ctx context.Context, except *Request) {
 // Close is the second half: the links that this process dialled finish what
 // they have until ctx ends; what is left then is cut.
 func (m *Manager) Close(ctx context.Context) error {
+	m.mu.Lock()
+	m.shut = true
+	m.mu.Unlock()
 	for _, s := range m.all() {
 		s.shut()
 	}

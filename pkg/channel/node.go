@@ -240,8 +240,8 @@ func (n *node) apply(e Entry, mentioned, noWaiting bool, now time.Time) {
 			n.become(StateAbsent, "")
 		}
 	}
-	if n.entry.Kind == Absent && n.noWaiting {
-		n.failWaiting(absentError(n.name), &n.counters.PushesLostTable, nil)
+	if n.entry.Kind == Absent {
+		n.failWaiting(absentError(n.name), &n.counters.PushesLostTable, func(c *call) bool { return n.noWaiting || c.NoWait })
 	}
 	n.kick(now)
 }

@@ -87,8 +87,10 @@ func (n *node) lost(o *outlet, cause error, now time.Time) {
 	}
 	if o != n.link {
 		n.breakOff(o, cause)
-		if orderly && n.state == StateLeaving {
+		if n.state == StateLeaving && orderly {
 			n.become(StateIdle, "")
+		} else if n.state == StateLeaving {
+			n.become(StateLost, cause.Error())
 		}
 		return
 	}
@@ -120,9 +122,13 @@ func (n *node) goaway(o *outlet, last uint64, why string, now time.Time) {
 	}
 	o.leaving = true
 	n.left = now.Add(n.timing.leaving)
-	n.attempts = 0
 	if o == n.link {
 		n.retire() // the listener bounds its end, heartbeats watch it
+		n.attempts = 0
+		if last == 0 && now.Sub(o.opened) < n.timing.backMin { // it opened only to leave
+			n.lastErr = connectError(n.name, o.addr, ErrDraining)
+			n.pause(now)
+		}
 		n.become(StateLeaving, why)
 	}
 	untaken := int64(0)
@@ -153,7 +159,8 @@ func (n *node) resend(o *outlet, cs []*call) {
 	for _, c := range cs {
 		delete(o.flights, c.session)
 		o.bulk.stop(c)
-		c.join, c.out, c.session = nil, nil, 0
+		o.unjoin(c)
+		c.out, c.session = nil, 0
 		c.place = placeDone
 		if c.gone {
 			continue
@@ -177,10 +184,11 @@ func (n *node) received(o *outlet, f *frame, now time.Time) bool {
 	if c := o.flights[f.session]; c != nil && f.kind == kindFailure && o.leaving && !c.gone &&
 		reasonConditions[f.failure.GetReason()].err == ErrDraining {
 		n.resend(o, []*call{c})
+		n.wake(o) // it may have been the last one
 		n.kick(now)
 		return true
 	}
-	c, out, stray := o.answer(f, n.limits.MessageBytes, now)
+	c, out, stray := o.answer(f, &n.limits, now)
 	if c != nil {
 		c.place = placeDone
 		if c.gone {
@@ -220,7 +228,8 @@ func (n *node) watch(o *outlet, now time.Time) {
 	}
 	o.checked = now
 	for _, c := range o.overdue(now) {
-		c.join, c.gone = nil, true
+		o.unjoin(c)
+		c.gone = true
 		c.settle(outcome{err: badReply(fmt.Errorf("no part for %s", partTimeout))})
 		o.cancels = append(o.cancels, c.session)
 		n.wake(o)

@@ -1,6 +1,7 @@
 package channel
 
 import (
+	"fmt"
 	"time"
 
 	meshv1 "github.com/meshnode/meshnode/proto/mesh/v1"
@@ -18,6 +19,7 @@ type outlet struct {
 	session uint64           // the last one given
 	flights map[uint64]*call // calls that were sent and not answered, left ones too
 	bulk    bulk[*call]      // large messages that have begun
+	joining int64            // weight of the large replies that arrive
 	blocked callList         // large messages that may not begin yet, in order
 	aside   map[addressee]*callList
 	cancels []uint64
@@ -105,7 +107,7 @@ func (o *outlet) idle() bool {
 
 // answer takes a reply, failure or part for a session. It returns the call when
 // that ended it, with its outcome.
-func (o *outlet) answer(f *frame, own int64, now time.Time) (c *call, out outcome, stray bool) {
+func (o *outlet) answer(f *frame, own *Limits, now time.Time) (c *call, out outcome, stray bool) {
 	c = o.flights[f.session]
 	if c == nil {
 		return nil, out, true
@@ -132,11 +134,14 @@ func (o *outlet) answer(f *frame, own int64, now time.Time) (c *call, out outcom
 		switch {
 		case err != nil:
 			out.err = badReply(err)
-		case f.total > uint64(own):
-			out.err = NewError(HandlerFailed, ErrReplyTooLarge, tooLarge(int64(f.total), own, "this process").Message)
+		case f.total > uint64(own.MessageBytes):
+			out.err = NewError(HandlerFailed, ErrReplyTooLarge, tooLarge(int64(min(f.total, 1<<62)), own.MessageBytes, "this process").Message)
 		case c.join != nil:
 			out.err = badReply(errTwoReplies)
+		case o.joining+weight(f.total) > own.UnfinishedBytes:
+			out.err = NewError(HandlerFailed, ErrOverloaded, fmt.Sprintf("overloaded: unfinished replies on this link, at most %d bytes", own.UnfinishedBytes))
 		default:
+			o.joining += weight(f.total)
 			c.join, c.reply = join, Reply{nil, f.headers, f.trailers}
 			o.bulk.stop(c)
 			return nil, out, false
@@ -147,9 +152,17 @@ func (o *outlet) answer(f *frame, own int64, now time.Time) (c *call, out outcom
 	}
 	delete(o.flights, f.session)
 	o.bulk.stop(c)
-	c.join = nil
+	o.unjoin(c)
 	o.active = now
 	return c, out, false
+}
+
+// unjoin forgets what has arrived of a large reply.
+func (o *outlet) unjoin(c *call) {
+	if c.join != nil {
+		o.joining -= weight(c.join.total)
+		c.join = nil
+	}
 }
 
 // overdue lists the calls whose large reply has stopped arriving.

@@ -87,11 +87,16 @@ func (r *Request) Reply(rep Reply) {
 // details beyond their bounds are cut and dropped.
 func (r *Request) Fail(f *Failure) { r.agent.answer(r, Reply{}, f) }
 
-// Place says who runs the message. The dispatcher calls it before that starts.
-func (r *Request) Place(j Job) {
+// Place says who runs the message. The dispatcher calls it before that starts,
+// and does not place the message where it returns false: it was refused.
+func (r *Request) Place(j Job) bool {
 	r.agent.mu.Lock()
+	defer r.agent.mu.Unlock()
+	if r.answered {
+		return false
+	}
 	r.job = j
-	r.agent.mu.Unlock()
+	return true
 }
 
 // Placed returns what Place was given, or nil.

@@ -26,7 +26,7 @@ type Watcher struct {
 func (m *Manager) Watch(nodes ...string) *Watcher {
 	w := &Watcher{m: m, wake: make(chan struct{}, 1), pending: make(map[string]NodeInfo)}
 	if len(nodes) > 0 {
-		w.nodes = make(map[string]bool, len(nodes))
+		w.nodes = make(map[string]bool, len(nodes)) // never changed once it is known to others
 		for _, n := range nodes {
 			w.nodes[n] = true
 		}
@@ -40,9 +40,10 @@ func (m *Manager) Watch(nodes ...string) *Watcher {
 		}
 		return w
 	}
+	seen := make(map[string]bool, len(nodes))
 	for _, n := range nodes {
-		if w.nodes[n] {
-			w.nodes[n] = false // once, where a name is given twice
+		if !seen[n] {
+			seen[n] = true
 			w.present(m.sender(n), true)
 		}
 	}

@@ -3,6 +3,7 @@ package mesh
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -161,8 +162,12 @@ func (m *Mesh) outgoing(ctx context.Context, msg *channel.Message, o *callOption
 		}
 		msg.Headers = appendMD(msg.Headers, md)
 	}
+	// A trace of the context's own wins over headers of the same name.
 	t := TraceFrom(ctx)
 	msg.Tag = t.Tag
+	if t.Parent != "" || t.State != "" {
+		msg.Headers = slices.DeleteFunc(msg.Headers, func(h channel.Header) bool { return h.Key == headerParent || h.Key == headerState })
+	}
 	if t.Parent != "" {
 		msg.Headers = append(msg.Headers, channel.Header{Key: headerParent, Value: []byte(t.Parent)})
 	}
@@ -189,7 +194,7 @@ func checkMD(md metadata.MD) error {
 func appendMD(hs []channel.Header, md metadata.MD) []channel.Header {
 	for k, vs := range md {
 		k = strings.ToLower(k)
-		if k == headerParent || k == headerState || strings.HasPrefix(k, "grpc-") || strings.HasPrefix(k, ":") {
+		if strings.HasPrefix(k, "grpc-") || strings.HasPrefix(k, ":") {
 			continue
 		}
 		for _, v := range vs {

@@ -126,9 +126,6 @@ func TestNodeGoesWhileItIsDialled(t *testing.T) {
 		"absent and NoWait":    {mesh.Table{"db": nil}, []grpc.CallOption{mesh.NoWait}, mesh.ErrAbsent},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if c.opts != nil {
-				t.Skip("BUG: who said NoWait waits on when its node becomes absent under it (node.apply)")
-			}
 			inWorld(t, func(w *world) {
 				w.Hang("db:1", true)
 				w.serve("server", "db:2", "sdb", echo)

@@ -39,7 +39,9 @@ func (d dispatcher) Dispatch(r *channel.Request) (<-chan struct{}, *channel.Fail
 	}
 	in := &inbound{mesh: d.m, svc: s, req: r}
 	in.Size, in.Push = r.Size(), r.Push
-	r.Place(in)
+	if !r.Place(in) {
+		return nil, nil
+	}
 	d.m.work.add(in)
 	err := s.reg.Put(in)
 	if err == nil {

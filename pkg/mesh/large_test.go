@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -226,19 +225,16 @@ func TestLargeMessagesInterleave(t *testing.T) {
 		w.serve("server", "db:1", "sdb", mirror, mesh.Concurrent(0))
 		m := w.process("client", w.slow(4<<20))
 		w.reload(m, mesh.Table{"db": "db:1"})
-		var wg sync.WaitGroup
-		var first, last time.Duration
-		start := time.Now()
+		var calls []*asked
 		for i := range 10 {
-			wg.Go(func() {
-				passes(w, m, 400_000+i)
-			})
+			calls = append(calls, w.ask(context.Background(), m, "db@sdb", "mirror", noise(400_000+i)))
 		}
-		wg.Go(func() { passes(w, m, 100_000); first = time.Since(start) })
-		wg.Wait()
-		last = time.Since(start)
-		if first > last/2 {
-			t.Errorf("the shortest of the large ones took %v of %v", first, last)
+		w.ends(w.ask(context.Background(), m, "db@sdb", "mirror", noise(100_000)))
+		w.rests(calls...)
+		for i, a := range calls {
+			if w.ends(a); a.err != nil || !bytes.Equal(a.reply, noise(400_000+i)) {
+				t.Errorf("call %d: %d bytes, %v", i, len(a.reply), a.err)
+			}
 		}
 	})
 }

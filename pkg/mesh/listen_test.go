@@ -286,19 +286,28 @@ func (a *asked) over() bool {
 	}
 }
 
+// ends waits for the outcome of a call, and until everything is at rest again.
+func (w *world) ends(a *asked) {
+	w.Helper()
+	select {
+	case <-a.done:
+	case <-time.After(24 * time.Hour):
+		w.Fatal("a call has no outcome")
+	}
+	synctest.Wait()
+}
+
 // fails checks that the call fails like that, and waits for it.
 func (w *world) fails(a *asked, v mesh.Verdict, cause error) {
 	w.Helper()
-	<-a.done
-	synctest.Wait() // what belongs to its end is done too
+	w.ends(a)
 	w.isError(a.err, v, cause)
 }
 
 // succeeds checks that the call has a reply, and waits for it.
 func (w *world) succeeds(a *asked, want string) {
 	w.Helper()
-	<-a.done
-	synctest.Wait() // what belongs to its end is done too
+	w.ends(a)
 	if a.err != nil || string(a.reply) != want {
 		w.Errorf("reply %q, error %v; want %q", a.reply, a.err, want)
 	}

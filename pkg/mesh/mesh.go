@@ -291,6 +291,9 @@ func (m *Mesh) Close(ctx context.Context) error {
 	if m.over != nil {
 		over := m.over
 		m.mu.Unlock()
+		if except != nil {
+			m.work.excuse(except) // or the first Close would wait for this one
+		}
 		select {
 		case <-over:
 			return m.final

@@ -175,6 +175,40 @@ func TestCallInFlightIsNotSentAgain(t *testing.T) {
 	})
 }
 
+// M22, M34, F2: a call that stood in the line when the link broke never left; it
+// goes by the next link, and runs once.
+func TestCallInTheLineGoesByTheNextLink(t *testing.T) {
+	inWorld(t, func(w *world) {
+		var l ledger
+		s := w.process("server", withLimits(mesh.Limits{CallsInFlight: 1}))
+		w.open(s, "db:1")
+		w.register(s, "sdb", func(ctx context.Context, method string, p []byte) ([]byte, error) {
+			l.note(method)
+			if method == "HOLD" {
+				<-ctx.Done()
+			}
+			return p, nil
+		})
+		m := lonely(mesh.Table{"db": "db:1"})(w)
+		results := make(chan error, 2)
+		for _, method := range []string{"HOLD", "WAIT"} {
+			go func() { _, err := m.Call(w.within(time.Hour), "db@sdb", method, nil); results <- err }()
+			synctest.Wait()
+		}
+		if st := m.Stats(); st.InFlight != 1 || st.Waiting != 1 {
+			t.Errorf("%d calls in flight, %d in the line; want one each", st.InFlight, st.Waiting)
+		}
+		w.Cut("db:1")
+		wantError{verdict: mesh.MaybeExecuted, is: mesh.ErrLinkBroken, method: "HOLD"}.check(t, <-results)
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+		if l.of("HOLD") != 1 || l.of("WAIT") != 1 {
+			t.Errorf("ran %v", l.ran)
+		}
+	})
+}
+
 // M22, M35: of the calls in flight at a goaway only those that it says were not
 // taken, and those refused as draining, are sent again: once, in their order.
 func TestOnlyWhatWasNotTakenIsSentAgain(t *testing.T) {

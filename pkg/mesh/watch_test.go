@@ -123,7 +123,6 @@ func TestWatchTellsEveryChange(t *testing.T) {
 
 // M34, M38: a node that is leaving and then breaks is lost, with the reason.
 func TestLeavingNodeThatBreaksIsLost(t *testing.T) {
-	t.Skip("BUG: a node whose link breaks while it is leaving stays leaving for good (node.lost)")
 	inWorld(t, func(w *world) {
 		server := w.process("server")
 		l := w.open(server, "db:1")
