@@ -318,7 +318,8 @@ func (a *agent) enqueue(r *Request) {
 }
 
 // fill gives the writer what may be sent. It returns true when the link is done.
-func (a *agent) fill(b *batch, _ time.Time) bool {
+func (a *agent) fill(b *batch) bool {
+	a.addBeat(b)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.leaving && !a.said {

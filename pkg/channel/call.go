@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -58,11 +59,12 @@ const (
 type outcome struct {
 	reply Reply
 	err   *Error
+	last  bool // nothing but the waiter refers to the call any more
 }
 
 // call is one message on its way out. All of it is guarded by its sender's lock.
 type call struct {
-	*Message
+	Message
 	order   uint64 // its place in the line, for the way back
 	place   place
 	list    *callList
@@ -75,8 +77,27 @@ type call struct {
 	gone    bool   // its caller left after it was sent
 	join    *joiner
 	reply   Reply        // what came with the first frame of a large reply
-	done    chan outcome // nil until someone has to wait
-	early   outcome      // what settled it before
+	waited  bool         // someone waits on done; else early has the outcome
+	done    chan outcome // has room for one; reused with the call
+	early   outcome
+}
+
+// callPool reuses calls: each is worth two allocations. A process has its own,
+// because channels must not leave a bubble of virtual time.
+type callPool struct{ p sync.Pool }
+
+func (p *callPool) get() *call {
+	if c, ok := p.p.Get().(*call); ok {
+		return c
+	}
+	return &call{done: make(chan outcome, 1)}
+}
+
+// put takes back a call that is in no list and no table, and on whose outcome
+// nobody waits.
+func (p *callPool) put(c *call) {
+	*c = call{done: c.done}
+	p.p.Put(c)
 }
 
 // addressee orders messages: those to one addressee keep their order.
@@ -103,11 +124,12 @@ func (c *call) settle(o outcome) {
 	if o.err != nil {
 		o.err.Node, o.err.Target, o.err.Method = c.Node, c.Target, c.Method
 	}
-	if c.done == nil {
+	o.last = c.place == placeDone
+	if !c.waited {
 		c.early = o
 		return
 	}
-	c.done <- o // has room for one
+	c.done <- o
 }
 
 // traceTag is the skynet trace tag as it leaves this process (M60).

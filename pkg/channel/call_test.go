@@ -69,7 +69,7 @@ func TestCallListKeepsOrder(t *testing.T) {
 // M60: a tag gets its prefix on its first hop, and is passed on unchanged.
 func TestTraceTag(t *testing.T) {
 	for tag, want := range map[string]string{"": "", "x": "(me-db@a-7)x", "(a-b-1)x": "(a-b-1)x", "(": "("} {
-		c := &call{Message: &Message{Target: "db@a", Tag: tag}, session: 7}
+		c := &call{Message: Message{Target: "db@a", Tag: tag}, session: 7}
 		if got := c.traceTag("me"); got != want {
 			t.Errorf("%q becomes %q, want %q", tag, got, want)
 		}
@@ -83,7 +83,7 @@ func TestTimeLeft(t *testing.T) {
 	for due, want := range map[time.Time]uint64{
 		{}: 0, now.Add(time.Second): 1e6, now.Add(1500 * time.Nanosecond): 1, now.Add(time.Nanosecond): 1, now: 1, now.Add(-time.Hour): 1,
 	} {
-		c := &call{Message: &Message{Due: due}}
+		c := &call{Message: Message{Due: due}}
 		if f := c.first("me", now); f.timeLeft != want {
 			t.Errorf("due in %s: %d us left, want %d", due.Sub(now), f.timeLeft, want)
 		}
@@ -94,7 +94,7 @@ func TestTimeLeft(t *testing.T) {
 // says how much there is.
 func TestFirstFrame(t *testing.T) {
 	for n, want := range map[int][2]int{0: {0, 0}, 1: {1, 0}, 32767: {32767, 0}, 32768: {32768, 0}, 32769: {32768, 32769}, 65537: {32768, 65537}} {
-		c := &call{Message: &Message{Name: "@a", Payload: make([]byte, n)}}
+		c := &call{Message: Message{Name: "@a", Payload: make([]byte, n)}}
 		if f := c.first("me", time.Time{}); len(f.payload) != want[0] || f.total != uint64(want[1]) || c.isLarge() != (want[1] > 0) {
 			t.Errorf("%d bytes: %d in the first frame, total %d, large: %v", n, len(f.payload), f.total, c.isLarge())
 		}
@@ -103,7 +103,7 @@ func TestFirstFrame(t *testing.T) {
 
 // M56: a message counts its payload, headers and names plus 256 bytes.
 func TestMessageSize(t *testing.T) {
-	c := &call{Message: &Message{Name: "@abc", Method: "m", Tag: "tt", Payload: make([]byte, 10), Headers: []Header{{"key", []byte("value")}}}}
+	c := &call{Message: Message{Name: "@abc", Method: "m", Tag: "tt", Payload: make([]byte, 10), Headers: []Header{{"key", []byte("value")}}}}
 	if n := c.size(); n < 256+4+1+2+10+8 || n > 256+4+1+2+10+8+64 {
 		t.Errorf("it counts %d", n)
 	}
@@ -111,13 +111,13 @@ func TestMessageSize(t *testing.T) {
 
 // M21: an outcome is handed over once, to whoever waits or to whoever asks.
 func TestOutcomeIsHandedOverOnce(t *testing.T) {
-	c := &call{Message: &Message{Node: "db", Target: "db@a", Method: "m"}}
+	c := &call{Message: Message{Node: "db", Target: "db@a", Method: "m"}}
 	c.settle(outcome{err: downError("db")})
 	c.settle(outcome{})
 	if e := c.early.err; e == nil || e.Node != "db" || e.Target != "db@a" || e.Method != "m" {
 		t.Errorf("the outcome is %+v", e)
 	}
-	d := &call{Message: &Message{}, done: make(chan outcome, 2)}
+	d := &call{waited: true, done: make(chan outcome, 2)}
 	d.settle(outcome{})
 	d.settle(outcome{err: downError("db")})
 	if len(d.done) != 1 {

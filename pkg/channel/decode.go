@@ -15,6 +15,7 @@ import (
 // message to message by the link's reader; the payloads are not.
 type inbox struct {
 	frames []frame
+	whole  int               // the length of the frame that is being read
 	names  map[string]string // texts that come again and again, kept once
 }
 
@@ -71,6 +72,7 @@ func (in *inbox) decode(data mem.BufferSlice) error {
 			return err
 		}
 		in.frames = append(in.frames, frame{})
+		in.whole = len(b)
 		if err := in.frame(&in.frames[len(in.frames)-1], b, own); err != nil {
 			return err
 		}
@@ -111,7 +113,7 @@ func fields(b []byte, on func(num protowire.Number, t protowire.Type, v uint64, 
 
 // frame parses one frame. own says that b was allocated for this frame alone.
 func (in *inbox) frame(f *frame, b []byte, own bool) error {
-	return fields(b, func(num protowire.Number, t protowire.Type, v uint64, body []byte) error {
+	err := fields(b, func(num protowire.Number, t protowire.Type, v uint64, body []byte) error {
 		if num == 1 && t == protowire.VarintType {
 			f.session = v
 			return nil
@@ -133,19 +135,20 @@ func (in *inbox) frame(f *frame, b []byte, own bool) error {
 			return decodeRare(f, body)
 		}
 	})
+	if f.byName && f.name == "" && f.bad == "" {
+		f.bad = "the name is empty" // only now: a later address may replace one
+	}
+	f.byName = false
+	return err
 }
 
 func (in *inbox) request(f *frame, b []byte, own bool) error {
-	whole := len(b)
 	return fields(b, func(num protowire.Number, t protowire.Type, v uint64, b []byte) error {
 		switch {
 		case num == 1 && t == protowire.BytesType:
-			f.addressed, f.name, f.handle = true, in.text(b), 0
-			if len(b) == 0 {
-				f.bad = "the name is empty"
-			}
+			f.addressed, f.byName, f.name, f.handle = true, true, in.text(b), 0
 		case num == 2 && t == protowire.VarintType:
-			f.addressed, f.name, f.handle = true, "", v
+			f.addressed, f.byName, f.name, f.handle = true, false, "", v
 		case num == 3 && t == protowire.BytesType:
 			f.method = in.text(b)
 			f.utf8Rule("the method", f.method)
@@ -159,7 +162,7 @@ func (in *inbox) request(f *frame, b []byte, own bool) error {
 			f.tag = string(b)
 			f.utf8Rule("the trace tag", f.tag)
 		case num == 8 && t == protowire.BytesType:
-			f.payload = keep(b, whole, own)
+			f.payload = keep(b, in.whole, own)
 		case num == 9 && t == protowire.VarintType:
 			f.total = v
 		}
@@ -168,11 +171,10 @@ func (in *inbox) request(f *frame, b []byte, own bool) error {
 }
 
 func (in *inbox) reply(f *frame, b []byte, own bool) error {
-	whole := len(b)
 	return fields(b, func(num protowire.Number, t protowire.Type, v uint64, b []byte) error {
 		switch {
 		case num == 1 && t == protowire.BytesType:
-			f.payload = keep(b, whole, own)
+			f.payload = keep(b, in.whole, own)
 		case num == 2 && t == protowire.VarintType:
 			f.total = v
 		case num == 3 && t == protowire.BytesType:
@@ -185,11 +187,10 @@ func (in *inbox) reply(f *frame, b []byte, own bool) error {
 }
 
 func (in *inbox) small(f *frame, b []byte, own bool) error {
-	whole := len(b)
 	return fields(b, func(num protowire.Number, t protowire.Type, v uint64, b []byte) error {
 		switch {
 		case f.kind == kindPart && num == 1 && t == protowire.BytesType:
-			f.payload = keep(b, whole, own)
+			f.payload = keep(b, in.whole, own)
 		case f.kind == kindHeartbeat && num == 1 && t == protowire.VarintType:
 			f.stopped = v != 0
 		}

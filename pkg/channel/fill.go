@@ -50,6 +50,9 @@ func (n *node) fillLine(o *outlet, b *batch, now time.Time) {
 		o.begin(c, now)
 		f := c.first(n.self, now)
 		b.add(&f)
+		if c.place == placeDone && !c.waited {
+			n.recycle(c) // a push whose Send returned at once
+		}
 	}
 }
 

@@ -158,7 +158,7 @@ func TestBoundIsNoLessThanTheFrame(t *testing.T) {
 		{Name: long, Target: long, Tag: "(x", Headers: []Header{{long, make([]byte, 8000)}, {}, {"a", nil}}},
 		{Name: long, Headers: make([]Header, 1000), Payload: make([]byte, partBytes)},
 	} {
-		c := &call{Message: &m, session: 1<<64 - 1}
+		c := &call{Message: m, session: 1<<64 - 1}
 		f := c.first(long, m.Due)
 		f.timeLeft = 1<<64 - 1
 		if size := tagged(f.size()); size > c.bound() {
@@ -170,7 +170,7 @@ func TestBoundIsNoLessThanTheFrame(t *testing.T) {
 // M41: a large message begins when its whole size fits, to the byte.
 func TestUnfinishedBoundIsExact(t *testing.T) {
 	k := bulk[*call]{limit: 192 << 10}
-	k.begin(&call{Message: &Message{Payload: make([]byte, partBytes+1)}}) // counts as 64 KiB
+	k.begin(&call{Message: Message{Payload: make([]byte, partBytes+1)}}) // counts as 64 KiB
 	for n, want := range map[int]bool{1: true, 128 << 10: true, 128<<10 + 1: false} {
 		if k.mayBegin(n) != want {
 			t.Errorf("%d more bytes may begin: %v", n, !want)

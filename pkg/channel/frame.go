@@ -34,6 +34,7 @@ type frame struct {
 
 	// request
 	addressed bool
+	byName    bool   // while it is decoded: the address is a name
 	name      string // with its sign; "" where it is for a handle
 	handle    uint64
 	method    string
@@ -168,7 +169,8 @@ func appendHeaders(b []byte, field protowire.Number, hs []Header) []byte {
 }
 
 // appendBefore writes the frame up to its payload's bytes, appendAfter what
-// follows them. Fields stand in the order in which protobuf writes them.
+// follows them. Fields stand in the order in which Go's protobuf writes them:
+// by number, those of a oneof last.
 func (f *frame) appendBefore(b []byte) []byte {
 	b = appendNonZero(b, 1, f.session)
 	if f.kind == kindNone {
@@ -179,12 +181,6 @@ func (f *frame) appendBefore(b []byte) []byte {
 	payload := protowire.Number(1)
 	switch f.kind {
 	case kindRequest:
-		switch {
-		case f.name != "":
-			b = appendString(b, 1, f.name)
-		case f.addressed:
-			b = protowire.AppendVarint(appendTag(b, 2, protowire.VarintType), f.handle)
-		}
 		b = appendString(b, 3, f.method)
 		if f.push {
 			b = append(appendTag(b, 4, protowire.VarintType), 1)
@@ -216,6 +212,12 @@ func (f *frame) appendAfter(b []byte) []byte {
 	switch f.kind {
 	case kindRequest:
 		b = appendNonZero(b, 9, f.total)
+		switch {
+		case f.name != "":
+			b = appendString(b, 1, f.name)
+		case f.addressed:
+			b = protowire.AppendVarint(appendTag(b, 2, protowire.VarintType), f.handle)
+		}
 	case kindReply:
 		b = appendNonZero(b, 2, f.total)
 		b = appendHeaders(b, 3, f.headers)

@@ -129,13 +129,10 @@ func (l *link) resume() {
 
 // write is the writer: it sends what fill gives it, one gRPC message at a time,
 // until fill says that the link is done (nil) or the link ends (why).
-func (l *link) write(fill func(*batch, time.Time) bool) error {
+func (l *link) write(fill func(*batch) bool) error {
 	for l.ctx.Err() == nil {
 		b := &batch{limit: l.limit}
-		if l.pulse.beat.Swap(false) {
-			b.add(&frame{kind: kindHeartbeat, stopped: l.pulse.stopped.Load()})
-		}
-		done := fill(b, time.Now())
+		done := fill(b)
 		switch {
 		case !b.empty():
 			if err := l.send(b); err != nil {
@@ -151,6 +148,13 @@ func (l *link) write(fill func(*batch, time.Time) bool) error {
 		}
 	}
 	return context.Cause(l.ctx)
+}
+
+// addBeat adds a heartbeat where one is due.
+func (l *link) addBeat(b *batch) {
+	if l.pulse.beat.Swap(false) {
+		b.add(&frame{kind: kindHeartbeat, stopped: l.pulse.stopped.Load()})
+	}
 }
 
 // send hands one batch to gRPC and notes how long that takes.

@@ -21,6 +21,7 @@ type Manager struct {
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup // dials and links
 	closing atomic.Bool
+	calls   callPool
 	replies replyGate
 	parts   atomic.Int64 // weight of unfinished requests of all links
 
@@ -139,28 +140,39 @@ func (m *Manager) Do(ctx context.Context, msg *Message) (Reply, error) {
 		err.Node, err.Target, err.Method = msg.Node, msg.Target, msg.Method
 		return Reply{}, err
 	}
-	if !msg.Owned {
-		msg.Payload = slices.Clone(msg.Payload)
-	}
 	s := m.sender(msg.Node)
-	c := &call{Message: msg}
-	s.mu.Lock()
-	s.node.submit(c, time.Now())
-	if c.settled {
-		s.mu.Unlock()
-		return c.early.result()
+	c := m.calls.get()
+	c.Message = *msg
+	if !msg.Owned {
+		c.Payload = slices.Clone(msg.Payload)
 	}
-	c.done = make(chan outcome, 1)
+	s.mu.Lock()
+	direct := s.submit(c)
+	if c.settled {
+		// An accepted push stays in the line; whatever else is done with.
+		o := c.early // an accepted push is in the line, where others may take it now
+		s.mu.Unlock()
+		return m.finish(c, o)
+	}
+	c.waited = true
 	room := c.place == placeRoom
-	s.mu.Unlock()
+	if direct {
+		s.writeDirect() // gives the lock back
+	} else {
+		s.mu.Unlock()
+	}
 	if msg.Turn != nil && msg.Turn.Yield() {
 		defer msg.Turn.Retake()
 	}
 	return s.wait(ctx, c, room)
 }
 
-// result is the outcome in the form that callers get.
-func (o outcome) result() (Reply, error) {
+// finish gives the outcome in the form that callers get. The call is not theirs
+// any more.
+func (m *Manager) finish(c *call, o outcome) (Reply, error) {
+	if o.last {
+		m.calls.put(c)
+	}
 	if o.err != nil {
 		return Reply{}, o.err
 	}

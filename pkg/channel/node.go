@@ -16,6 +16,7 @@ type host interface {
 	wake(o *outlet)                       // there is something to send
 	cut(o *outlet, cause error)           // end the link now
 	drain(o *outlet, bound time.Duration) // end the link in order within bound, then cut
+	recycle(*call)                        // nothing refers to it any more
 	tell(NodeInfo)                        // one change of state
 	random() float64                      // for jitter, in [0,1)
 }
@@ -167,6 +168,9 @@ func (n *node) leave(c *call, cause error) *Error {
 		c.remove()
 	case placeLine, placeAside:
 		n.depart(c)
+		if n.phase == phaseOpen {
+			n.wake(n.link) // what stood behind it may pass now
+		}
 	case placeSent:
 		verdict, when = MaybeExecuted, "after it was sent"
 		c.gone = true
@@ -218,10 +222,15 @@ func (n *node) failWaiting(err *Error, lost *atomic.Int64, told func(*call) bool
 // name the node, and only nowaiting may have changed.
 func (n *node) apply(e Entry, mentioned, noWaiting bool, now time.Time) {
 	n.noWaiting = noWaiting
+	if mentioned && n.closed {
+		n.entry = e
+		return // it ends as it is
+	}
 	if mentioned && e != n.entry {
 		n.entry = e
 		n.attempts = 0
-		if n.phase == phaseDialling {
+		dialling := n.phase == phaseDialling
+		if dialling {
 			n.gen++
 			n.abandon()
 		}
@@ -230,7 +239,7 @@ func (n *node) apply(e Entry, mentioned, noWaiting bool, now time.Time) {
 		}
 		switch e.Kind {
 		case Address:
-			n.move()
+			n.move(dialling)
 		case Down:
 			n.cutAll(fmt.Errorf("node [%s] was set to down", n.name))
 			n.failWaiting(downError(n.name), &n.counters.PushesLostTable, nil)
@@ -249,10 +258,13 @@ func (n *node) apply(e Entry, mentioned, noWaiting bool, now time.Time) {
 // move goes on at a new address: the open link ends in order within the drain
 // time, one that was still ending is cut, and a new one is dialled whether
 // anyone waits or not (M6).
-func (n *node) move() {
+func (n *node) move(dialling bool) {
 	if n.phase != phaseOpen {
 		if n.state == StateAbsent || n.state == StateDown {
 			n.become(StateIdle, "")
+		}
+		if dialling {
+			n.startDial() // the new address wins
 		}
 		return
 	}

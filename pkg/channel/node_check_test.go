@@ -108,7 +108,7 @@ func (m *model) checkState() {
 	default:
 		ok = ok && n.phase != phaseOpen
 	}
-	if !ok || n.state == StateIdle && n.phase == phasePause {
+	if !ok {
 		m.t.Fatalf("state %s with %+v in phase %d (M38)", n.state, n.entry, n.phase)
 	}
 	if len(m.told) > 0 && m.told[len(m.told)-1].State != n.state {

@@ -128,6 +128,7 @@ func (n *node) goaway(o *outlet, last uint64, why string, now time.Time) {
 		if last == 0 && now.Sub(o.opened) < n.timing.backMin { // it opened only to leave
 			n.lastErr = connectError(n.name, o.addr, ErrDraining)
 			n.pause(now)
+			n.failWaiting(n.lastErr, &n.counters.PushesLostConnect, func(c *call) bool { return c.NoWait })
 		}
 		n.become(StateLeaving, why)
 	}
@@ -149,6 +150,9 @@ func (n *node) goaway(o *outlet, last uint64, why string, now time.Time) {
 	}
 	n.counters.PushesLostGoaway.Add(untaken)
 	n.resend(o, back)
+	if n.closed && n.link == nil {
+		n.failWaiting(NewError(NotSent, ErrClosed, ""), &n.counters.PushesLostClosed, nil)
+	}
 	n.wake(o)
 	n.kick(now)
 }
@@ -239,8 +243,11 @@ func (n *node) watch(o *outlet, now time.Time) {
 
 // rest ends a link that nobody has used for the idle time (M36).
 func (n *node) rest(o *outlet, now time.Time) {
-	if o != n.link || n.keep > 0 || n.timing.idle <= 0 || !o.idle() || n.line.head != nil || now.Sub(o.active) < n.timing.idle {
+	if o != n.link || n.keep > 0 || n.timing.idle <= 0 || !o.idle() || o.blocked.head != nil || n.line.head != nil || now.Sub(o.active) < n.timing.idle {
 		return
+	}
+	if now.Sub(o.opened) >= n.timing.backMax {
+		n.attempts = 0 // as in lost
 	}
 	n.drain(n.retire(), max(n.timing.drain, time.Millisecond))
 	n.become(StateIdle, "")

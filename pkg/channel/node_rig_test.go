@@ -98,6 +98,18 @@ func (r *nodeRig) cut(o *outlet, cause error) {
 func (r *nodeRig) drain(o *outlet, bound time.Duration) { r.drains[o] = r.now.Add(bound) }
 func (r *nodeRig) random() float64                      { return 0.5 }
 
+// recycle may be given only what nothing refers to any more.
+func (r *nodeRig) recycle(c *call) {
+	if c.list != nil || c.place != placeDone || !c.settled || c.waited {
+		r.t.Fatalf("message %s was recycled at place %d, waited for: %v", c.Method, c.place, c.waited)
+	}
+	for o := range r.awake {
+		if o.flights[c.session] == c {
+			r.t.Fatalf("message %s was recycled in flight", c.Method)
+		}
+	}
+}
+
 func (r *nodeRig) tell(i NodeInfo) {
 	last := StateAbsent
 	if len(r.told) > 0 {
@@ -137,13 +149,13 @@ func (r *nodeRig) nowaiting(on bool) {
 // send submits a message; its method is its number.
 func (r *nodeRig) send(m Message) *letter {
 	m.Node, m.Target, m.Method = "db", "db"+m.Name, fmt.Sprint(len(r.letters))
-	l := &letter{call: &call{Message: &m}}
+	l := &letter{call: &call{Message: m}}
 	r.letters = append(r.letters, l)
 	r.n.submit(l.call, r.now)
 	if l.settled {
 		l.got = append(l.got, l.early)
 	} else {
-		l.done = make(chan outcome, 8)
+		l.waited, l.done = true, make(chan outcome, 8)
 	}
 	r.collect()
 	return l

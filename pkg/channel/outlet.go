@@ -27,6 +27,7 @@ type outlet struct {
 	opened  time.Time
 	active  time.Time // when a message last left or was answered
 	checked time.Time // when node.watch last looked
+	pushed  uint64    // the last push that left, while no answer shows that it was read
 	leaving bool      // the node said goaway
 	ending  bool      // takes no more: half-close when nothing is in flight
 	dead    bool
@@ -75,6 +76,9 @@ func (o *outlet) begin(c *call, now time.Time) {
 	default:
 		c.place = placeDone
 	}
+	if c.Push {
+		o.pushed = c.session
+	}
 	if c.isLarge() {
 		c.parcel = parcel{session: c.session, bytes: c.Payload}
 		o.bulk.begin(c)
@@ -105,6 +109,12 @@ func (o *outlet) idle() bool {
 	return len(o.flights) == 0 && len(o.bulk.turn) == 0 && len(o.cancels) == 0
 }
 
+// quiet says that the peer has read all that was sent: each call has its answer,
+// and an answer came after each push. A small Send cannot block then.
+func (o *outlet) quiet() bool {
+	return o.idle() && o.pushed == 0 && o.blocked.head == nil
+}
+
 // answer takes a reply, failure or part for a session. It returns the call when
 // that ended it, with its outcome.
 func (o *outlet) answer(f *frame, own *Limits, now time.Time) (c *call, out outcome, stray bool) {
@@ -127,6 +137,8 @@ func (o *outlet) answer(f *frame, own *Limits, now time.Time) (c *call, out outc
 		if err != nil {
 			out.err = badReply(err)
 		}
+	case c.join != nil:
+		out.err = badReply(errTwoReplies)
 	case f.total == 0:
 		out.reply = Reply{f.payload, f.headers, f.trailers}
 	default:
@@ -136,8 +148,6 @@ func (o *outlet) answer(f *frame, own *Limits, now time.Time) (c *call, out outc
 			out.err = badReply(err)
 		case f.total > uint64(own.MessageBytes):
 			out.err = NewError(HandlerFailed, ErrReplyTooLarge, tooLarge(int64(min(f.total, 1<<62)), own.MessageBytes, "this process").Message)
-		case c.join != nil:
-			out.err = badReply(errTwoReplies)
 		case o.joining+weight(f.total) > own.UnfinishedBytes:
 			out.err = NewError(HandlerFailed, ErrOverloaded, fmt.Sprintf("overloaded: unfinished replies on this link, at most %d bytes", own.UnfinishedBytes))
 		default:
@@ -151,6 +161,9 @@ func (o *outlet) answer(f *frame, own *Limits, now time.Time) (c *call, out outc
 		o.cancels = append(o.cancels, c.session) // it may stop sending that reply
 	}
 	delete(o.flights, f.session)
+	if f.session > o.pushed {
+		o.pushed = 0
+	}
 	o.bulk.stop(c)
 	o.unjoin(c)
 	o.active = now

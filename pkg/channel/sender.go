@@ -23,6 +23,7 @@ type sender struct {
 	timer *time.Timer        // of the pause
 	links map[*dialled]struct{}
 	none  chan struct{} // closed when links became empty; nil where nobody waits
+	muted bool          // wake does nothing: the caller will write itself
 }
 
 // dialled is the dialling end of a link.
@@ -30,6 +31,9 @@ type dialled struct {
 	*link
 	conn  *onceConn
 	drain *time.Timer
+	// Who is in Send, or about to be; under the sender's lock.
+	writing bool // the writer
+	direct  bool // a caller
 }
 
 func newSender(m *Manager, name string) *sender {
@@ -53,7 +57,7 @@ func (s *sender) wait(ctx context.Context, c *call, room bool) (Reply, error) {
 		var cause error
 		select {
 		case o := <-c.done:
-			return o.result()
+			return s.m.finish(c, o)
 		case <-ctx.Done():
 			cause = ctx.Err()
 		case <-full:
@@ -70,7 +74,7 @@ func (s *sender) wait(ctx context.Context, c *call, room bool) (Reply, error) {
 		if err != nil {
 			return Reply{}, err
 		}
-		return (<-c.done).result()
+		return s.m.finish(c, <-c.done)
 	}
 }
 
@@ -98,8 +102,63 @@ func (s *sender) after(d time.Duration) {
 	})
 }
 
-func (s *sender) wake(o *outlet)             { o.link.wake() }
+func (s *sender) wake(o *outlet) {
+	if !s.muted {
+		o.link.wake()
+	}
+}
+
+// submit gives a message to the node. It returns true where the caller is to
+// write it itself (writeDirect): on an idle link that saves waking the writer.
+// A push is always left to the writer, so that pushes gather into batches; and
+// since everything sent before has been answered, or followed by an answer, the
+// peer has read it and Send cannot block.
+func (s *sender) submit(c *call) (direct bool) {
+	n := &s.node
+	if !c.Push && !c.isLarge() && n.phase == phaseOpen && !n.link.link.writing && !n.link.link.direct && n.link.quiet() && n.line.head == nil {
+		s.muted, direct = true, true
+	}
+	n.submit(c, time.Now())
+	s.muted = false
+	return direct && !c.settled
+}
+
+// writeDirect sends what submit has put into the line. It is called under the
+// lock and gives it back.
+func (s *sender) writeDirect() {
+	o := s.node.link
+	d := o.link
+	b := &batch{limit: d.limit}
+	s.node.fill(o, b, time.Now())
+	d.direct = true
+	s.mu.Unlock()
+	if !b.empty() {
+		_ = d.send(b) // where it fails, the reader knows why
+	}
+	s.mu.Lock()
+	d.direct = false
+	more := s.node.line.head != nil || len(o.cancels) > 0 || o.blocked.head != nil || o.ending || d.pulse.beat.Load()
+	s.mu.Unlock()
+	if more {
+		d.wake()
+	}
+}
+
+// fill is what the link's writer sends next.
+func (s *sender) fill(d *dialled, o *outlet, b *batch) (halfClose bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d.writing = false
+	if d.direct {
+		return false // that caller wakes the writer when it is done
+	}
+	d.addBeat(b)
+	halfClose = s.node.fill(o, b, time.Now())
+	d.writing = !b.empty()
+	return halfClose
+}
 func (s *sender) cut(o *outlet, cause error) { o.link.end(cause) }
+func (s *sender) recycle(c *call)            { s.m.calls.put(c) }
 func (s *sender) random() float64            { return rand.Float64() }
 
 func (s *sender) drain(o *outlet, bound time.Duration) {
@@ -140,11 +199,7 @@ func (s *sender) run(ctx context.Context, gen uint64, addr string) {
 	defer s.forget(d)
 	written := make(chan error, 1)
 	go func() {
-		err := d.write(func(b *batch, now time.Time) bool {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			return s.node.fill(o, b, now)
-		})
+		err := d.write(func(b *batch) bool { return s.fill(d, o, b) })
 		if err == nil {
 			err = d.stream.(interface{ CloseSend() error }).CloseSend()
 		}

@@ -18,7 +18,7 @@ import (
 // can be given to generated stubs too.
 type callOption struct {
 	grpc.EmptyCallOption
-	set func(*callOptions)
+	set func(callOptions) callOptions // by value, so that none escapes
 }
 
 type callOptions struct {
@@ -34,28 +34,28 @@ type callOptions struct {
 var (
 	// NoWait fails at once where the node is absent, or in the pause after a
 	// failed dial. A dial that runs, and a busy link, are waited for.
-	NoWait grpc.CallOption = callOption{set: func(o *callOptions) { o.noWait = true }}
+	NoWait grpc.CallOption = callOption{set: func(o callOptions) callOptions { o.noWait = true; return o }}
 	// WaitUp waits on when a dial fails, until the context ends.
-	WaitUp grpc.CallOption = callOption{set: func(o *callOptions) { o.waitUp = true }}
+	WaitUp grpc.CallOption = callOption{set: func(o callOptions) callOptions { o.waitUp = true; return o }}
 	// Post makes a stub's call one-way: it returns Send's error, and leaves
 	// the reply message as it is.
-	Post grpc.CallOption = callOption{set: func(o *callOptions) { o.post = true }}
+	Post grpc.CallOption = callOption{set: func(o callOptions) callOptions { o.post = true; return o }}
 	// Owned gives the payload away for good, so that it need not be copied.
-	Owned grpc.CallOption = callOption{set: func(o *callOptions) { o.owned = true }}
+	Owned grpc.CallOption = callOption{set: func(o callOptions) callOptions { o.owned = true; return o }}
 )
 
 // Headers adds metadata to a message, which its handler finds with
 // metadata.FromIncomingContext: 8 KiB together. Outgoing metadata of the
 // context travels too.
 func Headers(md metadata.MD) grpc.CallOption {
-	return callOption{set: func(o *callOptions) { o.headers = metadata.Join(o.headers, md) }}
+	return callOption{set: func(o callOptions) callOptions { o.headers = metadata.Join(o.headers, md); return o }}
 }
 
 func collect(opts []grpc.CallOption) (o callOptions) {
 	for _, opt := range opts {
 		switch opt := opt.(type) {
 		case callOption:
-			opt.set(&o)
+			o = opt.set(o)
 		case grpc.HeaderCallOption:
 			o.replyHeaders = append(o.replyHeaders, opt.HeaderAddr)
 		case grpc.TrailerCallOption:

@@ -273,6 +273,7 @@ func TestHandlersAreToldToEnd(t *testing.T) {
 				m := w.process("client")
 				w.reload(m, mesh.Table{"db": "db:1"})
 				a := w.ask(context.Background(), m, "db@good", "GET", nil)
+				w.sends(m, "db@good", "PUSH", nil)
 				b := w.ask(context.Background(), m, "db@deaf", "HEAR", nil)
 				start := time.Now()
 				if err := server.Close(w.within(c.bound)); err != nil {
@@ -287,8 +288,11 @@ func TestHandlersAreToldToEnd(t *testing.T) {
 				}
 				w.fails(b, mesh.MaybeExecuted, mesh.ErrLinkBroken)
 				synctest.Wait()
-				if len(ended) != 1 || ended[0].Sub(start) < c.want || ended[0].Sub(start) > c.want+time.Second {
-					t.Errorf("the good handler ended at %v", ended)
+				w.counts("good handlers that ended", len(ended), 2)
+				for _, at := range ended {
+					if d := at.Sub(start); d < c.want || d > c.want+time.Second {
+						t.Errorf("a good handler ended after %v", d)
+					}
 				}
 				named := logs.FilterMessageSnippet("still runs").FilterField(zap.String("service", "@deaf")).FilterField(zap.String("method", "HEAR"))
 				w.counts("log lines about the deaf one", named.Len(), 1)

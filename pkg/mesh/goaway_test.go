@@ -192,13 +192,18 @@ func TestThirtySecondsOfPatienceAfterGoaway(t *testing.T) {
 		w.reload(m, mesh.Table{"db": "db:1"})
 		w.succeeds(w.ask(context.Background(), m, "db@sdb", "GET", nil), "")
 		w.closed(server)
+		w.Hang("db:1", true)
 		time.Sleep(time.Second)
 		up := w.ask(context.Background(), m, "db@sdb", "GET", []byte("up"), mesh.WaitUp)
 		patient := w.ask(context.Background(), m, "db@sdb", "GET", nil)
 		w.rests(patient, up)
 		n := w.ask(context.Background(), m, "db@sdb", "GET", nil, mesh.NoWait)
-		if !n.over() {
-			t.Error("NoWait waits")
+		w.rests(n) // a dial is waited for, its failure is told
+		w.fails(n, mesh.NotSent, mesh.ErrConnect)
+		w.rests(patient, up)
+		w.Hang("db:1", false)
+		if n = w.ask(context.Background(), m, "db@sdb", "GET", nil, mesh.NoWait); !n.over() {
+			t.Error("NoWait waits in the pause")
 		}
 		w.fails(n, mesh.NotSent, mesh.ErrConnect)
 		w.fails(patient, mesh.NotSent, mesh.ErrConnect)

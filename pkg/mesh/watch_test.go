@@ -144,6 +144,32 @@ func TestLeavingNodeThatBreaksIsLost(t *testing.T) {
 	})
 }
 
+// M6, M38: the end of a link that a move left behind is no change of the node,
+// which is leaving at its new address.
+func TestEndOfAMovedLinkIsNoEvent(t *testing.T) {
+	inWorld(t, func(w *world) {
+		g := []*door{newDoor("1 "), newDoor("2 ")}
+		w.serve("a", "db:1", "sdb", g[0].handle)
+		b := w.serve("b", "db:2", "sdb", g[1].handle)
+		m := w.process("client")
+		w.reload(m, mesh.Table{"db": "db:1"})
+		first := w.ask(context.Background(), m, "db@sdb", "GET", nil)
+		x, _ := w.watch(m)
+		w.reload(m, mesh.Table{"db": "db:2"})
+		second := w.ask(context.Background(), m, "db@sdb", "GET", nil)
+		w.told(x, "moved", mesh.Up, mesh.Up)
+		over := w.closing(b)
+		w.told(x, "goaway", mesh.Leaving)
+		close(g[0].open)
+		w.succeeds(first, "1 GET")
+		w.told(x, "the moved link ended")
+		close(g[1].open)
+		w.succeeds(second, "2 GET")
+		<-over
+		w.told(x, "the node left", mesh.Idle)
+	})
+}
+
 // M34, M38: an event comes after the calls of the link have failed.
 func TestEventComesAfterTheCallsHaveFailed(t *testing.T) {
 	inWorld(t, func(w *world) {
