@@ -20,7 +20,7 @@ type inbox struct {
 }
 
 // maxKnownTexts bounds inbox.names; past it the map starts anew.
-const maxKnownTexts = 1024
+const maxKnownTexts = 256
 
 // maxHeaders is how many headers can be within maxHeaderBytes.
 const maxHeaders = maxHeaderBytes / headerOverhead

@@ -93,6 +93,7 @@ func (m *Manager) connect(ctx context.Context, node, addr string) (_ *dialled, _
 	abandon := context.AfterFunc(ctx, func() { d.end(ctx.Err()); once.cut() })
 	defer func() {
 		if kept := abandon(); err == nil && (!bound.Stop() || !kept) {
+			d.end(errors.New("the dial was abandoned")) // or what the timer said
 			err = context.Cause(d.ctx)
 		}
 		bound.Stop()

@@ -94,9 +94,11 @@ func (l Limits) WithDefaults() Limits {
 	}
 }
 
-// PerPeer is the most that one peer can make this process hold on one accepted
-// link beside the queues of the services: waiting replies, unfinished
-// requests, the windows of its streams, and a batch being read.
+// PerPeer is the sum of the bounds of one accepted link: waiting replies,
+// unfinished requests, the windows of its streams, and a batch being read.
+// Beside it stand the queues of the services, and what handlers hold that run:
+// their requests, and the replies of those that had started when the link's
+// bound of waiting replies was reached.
 func (l Limits) PerPeer() int64 {
 	l = l.WithDefaults()
 	return l.LinkReplyBytes + min(l.UnfinishedBytes, l.UnfinishedRequests) +

@@ -283,11 +283,12 @@ func (l *Listener) checkNone() {
 
 // Close takes no more links, says goaway on those that are open, and returns
 // when their last calls have their outcomes, or the drain time or ctx is over;
-// then they are cut. Twice is once.
-func (l *Listener) Close(ctx context.Context) error {
+// then they are cut. Twice is once. except is a call whose handler is not waited
+// for, or nil.
+func (l *Listener) Close(ctx context.Context, except *Request) error {
 	ctx, cancel := context.WithTimeout(ctx, max(l.m.opt.Drain, time.Millisecond))
 	defer cancel()
-	l.shut(ctx, nil)
+	l.shut(ctx, except)
 	return nil
 }
 
@@ -296,7 +297,7 @@ func (l *Listener) shut(ctx context.Context, except *Request) {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
-		<-l.over
+		waitFor(l.over, ctx.Done())
 		return
 	}
 	l.closed = true

@@ -23,6 +23,7 @@ type Manager struct {
 	closing atomic.Bool
 	calls   callPool
 	replies replyGate
+	states  stateLog
 	parts   atomic.Int64 // weight of unfinished requests of all links
 
 	reload sync.Mutex // one reload at a time
@@ -188,11 +189,19 @@ func (m *Manager) check(ctx context.Context, msg *Message) *Error {
 		return NewError(NotSent, ctx.Err(), "")
 	case len(msg.Method) > maxMethodBytes:
 		return NewError(NotSent, ErrInvalidRequest, fmt.Sprintf("invalid request: the method has %d bytes; at most %d are allowed", len(msg.Method), maxMethodBytes))
-	case headerBytes(msg.Headers)+int64(len(msg.Tag)) > maxHeaderBytes:
+	case headerBytes(msg.Headers)+m.tagBytes(msg) > maxHeaderBytes:
 		return NewError(NotSent, ErrInvalidRequest, fmt.Sprintf("invalid request: the headers have %d bytes; at most %d are allowed", headerBytes(msg.Headers), maxHeaderBytes))
 	default:
 		return nil
 	}
+}
+
+// tagBytes is at least the length of the trace tag as it will leave.
+func (m *Manager) tagBytes(msg *Message) int64 {
+	if msg.Tag == "" {
+		return 0
+	}
+	return int64(len(msg.Tag) + len(m.opt.Process) + len(msg.Target) + len("(--)"+n20))
 }
 
 // CloseListeners is the first half of an orderly end (M55): from now on only

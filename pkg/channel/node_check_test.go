@@ -83,7 +83,7 @@ func (m *model) checkLine() {
 		m.t.Fatal("someone waits, and nothing is under way")
 	}
 	for _, c := range append(n.line.snapshot(), n.room.snapshot()...) {
-		if c.NoWait && !c.settled && (n.entry.Kind == Absent || n.phase == phasePause) {
+		if c.NoWait && !c.settled && !n.closed && (n.entry.Kind == Absent || n.phase == phasePause) {
 			m.t.Fatalf("message %s waits with NoWait (M7, M15)", c.Method)
 		}
 	}

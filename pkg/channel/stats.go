@@ -16,6 +16,7 @@ type Counters struct {
 	RepliesLate        atomic.Int64 // for calls whose callers had left
 	FramesStray        atomic.Int64 // for sessions that are not known
 	RepliesDropped     atomic.Int64 // whose link had ended
+	LogLost            atomic.Int64 // changes of state that a log that blocks did not take
 	Dials              atomic.Int64
 	DialsFailed        atomic.Int64
 	LinksLost          atomic.Int64
@@ -24,10 +25,10 @@ type Counters struct {
 // Stats are the counters of a process, and its gauges at one moment.
 type Stats struct {
 	// What was lost or refused, by cause; see Counters.
-	PushesLostConnect, PushesLostTable, PushesLostGoaway, PushesLostBroken  int64
-	PushesLostTooLarge, PushesLostClosed                                    int64
-	PushesUnknown, PushesRefused, PushesUnplaced                            int64
-	RepliesLate, RepliesDropped, FramesStray, Dials, DialsFailed, LinksLost int64
+	PushesLostConnect, PushesLostTable, PushesLostGoaway, PushesLostBroken           int64
+	PushesLostTooLarge, PushesLostClosed                                             int64
+	PushesUnknown, PushesRefused, PushesUnplaced                                     int64
+	RepliesLate, RepliesDropped, FramesStray, Dials, DialsFailed, LinksLost, LogLost int64
 	// Waiting are the calls that stand in a line, InFlight those that were
 	// sent and not answered, PushBytes what waits of pushes.
 	Waiting, InFlight int
@@ -49,7 +50,7 @@ func (m *Manager) Stats() Stats {
 		PushesLostTooLarge: c.PushesLostTooLarge.Load(), PushesLostClosed: c.PushesLostClosed.Load(),
 		PushesUnknown: c.PushesUnknown.Load(), PushesRefused: c.PushesRefused.Load(), PushesUnplaced: c.PushesUnplaced.Load(),
 		RepliesLate: c.RepliesLate.Load(), RepliesDropped: c.RepliesDropped.Load(), FramesStray: c.FramesStray.Load(),
-		Dials: c.Dials.Load(), DialsFailed: c.DialsFailed.Load(), LinksLost: c.LinksLost.Load(),
+		Dials: c.Dials.Load(), DialsFailed: c.DialsFailed.Load(), LinksLost: c.LinksLost.Load(), LogLost: c.LogLost.Load(),
 		ReplyBytes: m.replies.bytes.Load(), UnfinishedBytes: m.parts.Load(),
 	}
 	for _, x := range m.all() {

@@ -123,11 +123,51 @@ func (m *Manager) tell(i NodeInfo) {
 	}
 }
 
+// stateLog writes changes of state into the log. They come under a sender's
+// lock, where nobody may wait for a log that blocks: a goroutine writes them,
+// for as long as there are some.
+type stateLog struct {
+	mu      sync.Mutex
+	waiting []NodeInfo
+	runs    bool
+}
+
+// maxWaitingStates bounds the changes that wait for a log that blocks; more are
+// not logged, and counted.
+const maxWaitingStates = 1024
+
 func (m *Manager) logState(i NodeInfo) {
-	log := m.opt.Logger.Info
-	if i.State == StateLost {
-		log = m.opt.Logger.Warn
+	l := &m.states
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.waiting) >= maxWaitingStates {
+		m.Counters.LogLost.Add(1)
+		return
 	}
-	log("node "+i.State.String(), zap.String("node", i.Node), zap.String("addr", i.Addr),
-		zap.String("peer", i.Process), zap.Uint32("incarnation", i.Incarnation), zap.String("reason", i.Reason))
+	l.waiting = append(l.waiting, i)
+	if !l.runs {
+		l.runs = true
+		go m.writeStates()
+	}
+}
+
+func (m *Manager) writeStates() {
+	l := &m.states
+	for {
+		l.mu.Lock()
+		if len(l.waiting) == 0 {
+			l.runs = false
+			l.mu.Unlock()
+			return
+		}
+		i := l.waiting[0]
+		l.waiting = l.waiting[1:]
+		l.mu.Unlock()
+		log := m.opt.Logger.Info
+		if i.State == StateLost {
+			log = m.opt.Logger.Warn
+		}
+		log("node "+i.State.String(), zap.String("node", i.Node), zap.String("addr", i.Addr),
+			zap.String("peer", i.Process), zap.Uint32("incarnation", i.Incarnation), zap.String("reason", i.Reason))
+	}
 }

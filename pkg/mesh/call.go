@@ -84,6 +84,7 @@ func (m *Mesh) Call(ctx context.Context, target, method string, payload []byte, 
 // Send sends a one-way message. It returns nil once the message stands in the
 // line of an open link; what happens later is not reported. It waits for its
 // node as Call does, and at most Options.SendWait for room in the node's line.
+// Its context bounds that waiting alone: no deadline travels with the message.
 func (m *Mesh) Send(ctx context.Context, target, method string, payload []byte, opts ...grpc.CallOption) error {
 	t, err := resolve(target, method)
 	if err != nil {
@@ -133,7 +134,9 @@ func (m *Mesh) do(ctx context.Context, t target, method string, payload []byte, 
 		ctx, cancel = context.WithTimeout(ctx, m.opt.CallTimeout)
 		defer cancel()
 	}
-	msg.Due, _ = ctx.Deadline()
+	if !push { // the deadline of a Send bounds the Send
+		msg.Due, _ = ctx.Deadline()
+	}
 	if err := m.outgoing(ctx, msg, o); err != nil {
 		return nil, t.fails(NotSent, ErrInvalidRequest, method, "invalid request: "+err.Error())
 	}
@@ -162,17 +165,19 @@ func (m *Mesh) outgoing(ctx context.Context, msg *channel.Message, o *callOption
 		}
 		msg.Headers = appendMD(msg.Headers, md)
 	}
-	// A trace of the context's own wins over headers of the same name.
-	t := TraceFrom(ctx)
+	// The trace of WithTrace comes first, then headers, then the trace of the
+	// message that is being handled.
+	t, own := ctx.Value(traceKey{}).(Trace)
+	if !own {
+		t = TraceFrom(ctx)
+	}
 	msg.Tag = t.Tag
-	if t.Parent != "" || t.State != "" {
-		msg.Headers = slices.DeleteFunc(msg.Headers, func(h channel.Header) bool { return h.Key == headerParent || h.Key == headerState })
-	}
-	if t.Parent != "" {
-		msg.Headers = append(msg.Headers, channel.Header{Key: headerParent, Value: []byte(t.Parent)})
-	}
-	if t.State != "" {
-		msg.Headers = append(msg.Headers, channel.Header{Key: headerState, Value: []byte(t.State)})
+	for _, h := range []struct{ key, value string }{{headerParent, t.Parent}, {headerState, t.State}} {
+		is := func(x channel.Header) bool { return x.Key == h.key }
+		if h.value == "" || !own && slices.ContainsFunc(msg.Headers, is) {
+			continue
+		}
+		msg.Headers = append(slices.DeleteFunc(msg.Headers, is), channel.Header{Key: h.key, Value: []byte(h.value)})
 	}
 	return nil
 }
@@ -260,6 +265,9 @@ func WithTrace(ctx context.Context, t Trace) context.Context {
 func TraceFrom(ctx context.Context) Trace {
 	if t, ok := ctx.Value(traceKey{}).(Trace); ok {
 		return t
+	}
+	if in := inboundOf(ctx); in != nil {
+		return in.trace()
 	}
 	return Trace{}
 }

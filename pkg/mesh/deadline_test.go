@@ -36,24 +36,16 @@ func watchEnds(ends chan<- ending) mesh.Handler {
 }
 
 // M31: a deadline travels as the time that is left when the frame leaves; the
-// handler's context ends then, for calls and pushes, small and large.
+// handler's context ends then, for small calls and large ones.
 func TestDeadlineTravels(t *testing.T) {
-	for name, c := range map[string]struct {
-		push bool
-		size int
-	}{"call": {}, "large call": {size: 100 << 10}, "push": {push: true}, "large push": {push: true, size: 100 << 10}} {
+	for name, size := range map[string]int{"call": 0, "large call": 100 << 10} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(w *world) {
 				ends := make(chan ending, 1)
 				w.serve("server", "db:1", "sdb", watchEnds(ends))
 				m := w.process("client")
 				go func() {
-					ctx := w.within(10 * time.Second)
-					if c.push {
-						_ = m.Send(ctx, "db@sdb", "WAIT", make([]byte, c.size))
-					} else {
-						_, _ = m.Call(ctx, "db@sdb", "WAIT", make([]byte, c.size))
-					}
+					_, _ = m.Call(w.within(10*time.Second), "db@sdb", "WAIT", make([]byte, size))
 				}()
 				time.Sleep(4 * time.Second) // in the line
 				w.reload(m, mesh.Table{"db": "db:1"})
@@ -61,12 +53,34 @@ func TestDeadlineTravels(t *testing.T) {
 				if e.left != 6*time.Second || e.lasted != 6*time.Second {
 					t.Errorf("the handler had %s left and ran for %s, want 6s", e.left, e.lasted)
 				}
-				if c.push && e.err != context.DeadlineExceeded { // of a call a cancel may come first
-					t.Errorf("its context ended with %v", e.err)
-				}
 			})
 		})
 	}
+}
+
+// M29, M31: the deadline of a Send bounds the Send, and does not travel: an
+// accepted push does not expire in the queue of its service.
+func TestDeadlineOfASendStaysHere(t *testing.T) {
+	inWorld(t, func(w *world) {
+		ran := make(chan bool, 2)
+		w.serve("server", "db:1", "sdb", func(ctx context.Context, _ string, _ []byte) ([]byte, error) {
+			_, has := ctx.Deadline()
+			time.Sleep(time.Minute)
+			ran <- has || ctx.Err() != nil
+			return nil, nil
+		})
+		m := lonely(mesh.Table{"db": "db:1"})(w)
+		for range cap(ran) {
+			if err := m.Send(w.within(10*time.Second), "db@sdb", "PUSH", nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range cap(ran) {
+			if <-ran {
+				t.Error("a push had a deadline")
+			}
+		}
+	})
 }
 
 // M31: without a deadline there is none, and a call may wait for ever.

@@ -43,6 +43,14 @@ func inboundOf(ctx context.Context) *inbound {
 	return in
 }
 
+// request is what arrived; nil of nil.
+func (in *inbound) request() *channel.Request {
+	if in == nil {
+		return nil
+	}
+	return in.req
+}
+
 // Deadline is the call's.
 func (in *inbound) Deadline() (time.Time, bool) { return in.req.Due, !in.req.Due.IsZero() }
 
@@ -128,14 +136,12 @@ func (in *inbound) AfterFunc(f func()) (stop func() bool) {
 	}
 }
 
-// Value finds the message itself, its trace, and what gRPC keeps in the context
-// of a handler.
+// Value finds the message itself, and what gRPC keeps in the context of a
+// handler.
 func (in *inbound) Value(key any) any {
 	switch key.(type) {
 	case inboundKey:
 		return in
-	case traceKey:
-		return in.trace()
 	case *int:
 		return nil // package context asks whether this is one of its own
 	default:

@@ -137,7 +137,10 @@ func TestRefusedPushesAreCountedWhereTheyAre(t *testing.T) {
 			t.Errorf("%d unknown, %d refused; want 8, 0", st.PushesUnknown, st.PushesRefused)
 		}
 		send(w.within(time.Hour), "db@sdb", 0)
-		send(w.within(time.Second), "db@sdb", 0) // too late when its turn comes
+		// Ours have no deadline; one of another client is too late when its turn comes.
+		late := pushFrame(1, "@sdb", "LATE")
+		late.GetRequest().TimeLeftUs = 1e6
+		w.dialPuppet(w.within(time.Hour), "db:1").say(late)
 		time.Sleep(2 * time.Second)
 		close(g.hold)
 		synctest.Wait()

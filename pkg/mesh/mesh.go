@@ -128,7 +128,9 @@ func (l *Listener) Close(ctx context.Context) error {
 		delete(l.m.open, l.Node())
 	}
 	l.m.mu.Unlock()
-	return l.Listener.Close(ctx)
+	ctx, in, done := l.m.leaveHandler(ctx)
+	defer done()
+	return l.Listener.Close(ctx, in.request())
 }
 
 // Open listens: for a node name on its address in the table, or on an explicit
@@ -277,23 +279,15 @@ const handlerGrace = 200 * time.Millisecond
 // From Close on only running handlers may call. Called with a handler's context
 // it does not wait for that handler. Twice is once.
 func (m *Mesh) Close(ctx context.Context) error {
-	var except *channel.Request
-	if in := inboundOf(ctx); in != nil {
-		if in.mesh == m {
-			except = in.req
-		}
-		ctx = context.WithoutCancel(ctx) // it ends with the link, which Close ends
-		if in.Yield() {
-			defer in.Retake()
-		}
+	ctx, in, done := m.leaveHandler(ctx)
+	defer done()
+	if in != nil {
+		m.work.excuse(in)
 	}
 	m.mu.Lock()
 	if m.over != nil {
 		over := m.over
 		m.mu.Unlock()
-		if except != nil {
-			m.work.excuse(except) // or the first Close would wait for this one
-		}
 		select {
 		case <-over:
 			return m.final
@@ -306,15 +300,39 @@ func (m *Mesh) Close(ctx context.Context) error {
 	m.health.Shutdown()
 	ctx, cancel := context.WithTimeout(ctx, max(orDefault(m.opt.DrainTime, defaultDrain), time.Millisecond))
 	defer cancel()
-	m.ch.CloseListeners(ctx, except)
-	m.work.wait(ctx, except)
+	m.ch.CloseListeners(ctx, in.request())
+	m.work.wait(ctx)
 	m.reg.Drain(errors.New("the process is closed"))
-	m.work.endAll(except)
+	m.work.endAll()
 	m.final = m.ch.Close(ctx)
 	grace, stop := context.WithTimeout(context.Background(), handlerGrace)
 	defer stop()
-	m.work.wait(grace, except)
-	m.work.nameLeft(except, m.opt.Logger)
+	m.work.wait(grace)
+	m.work.nameLeft(m.opt.Logger)
 	close(m.over)
 	return m.final
+}
+
+// leaveHandler prepares a closing that a handler may have called: it is not
+// waited for, gives its turn away until done is called, and of its context only
+// a deadline of its own counts, because the context ends with the link that is
+// closed.
+func (m *Mesh) leaveHandler(ctx context.Context) (_ context.Context, in *inbound, done func()) {
+	in = inboundOf(ctx)
+	if in == nil {
+		return ctx, nil, func() {}
+	}
+	cancel, retake := context.CancelFunc(func() {}), func() {}
+	due, has := ctx.Deadline()
+	ctx = context.WithoutCancel(ctx)
+	if own, _ := in.Deadline(); has && !due.Equal(own) {
+		ctx, cancel = context.WithDeadline(ctx, due)
+	}
+	if in.Yield() {
+		retake = in.Retake
+	}
+	if in.mesh != m {
+		in = nil
+	}
+	return ctx, in, func() { cancel(); retake() }
 }

@@ -6,7 +6,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/meshnode/meshnode/pkg/channel"
 	"github.com/meshnode/meshnode/pkg/registry"
 )
 
@@ -17,7 +16,7 @@ type workload struct {
 	all  map[*inbound]bool // whether its handler runs
 	less chan struct{}     // closed when one has ended; nil where nobody waits
 
-	excused map[*channel.Request]bool // their handlers wait for Close
+	excused map[*inbound]bool // their handlers wait for Close
 }
 
 // add notes that a message was placed.
@@ -59,13 +58,13 @@ func (w *workload) running() (n int) {
 	return n
 }
 
-// left returns what has not ended, but for one.
-func (w *workload) left(except *channel.Request) []*inbound {
+// left returns what has not ended, but for the excused.
+func (w *workload) left() []*inbound {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	ins := make([]*inbound, 0, len(w.all))
 	for in := range w.all {
-		if in.req != except && !w.excused[in.req] {
+		if !w.excused[in] {
 			ins = append(ins, in)
 		}
 	}
@@ -73,32 +72,43 @@ func (w *workload) left(except *channel.Request) []*inbound {
 }
 
 // excuse keeps Close from waiting for a handler that waits for Close.
-func (w *workload) excuse(r *channel.Request) {
+func (w *workload) excuse(in *inbound) {
 	w.mu.Lock()
 	if w.excused == nil {
-		w.excused = make(map[*channel.Request]bool)
+		w.excused = make(map[*inbound]bool)
 	}
-	w.excused[r] = true
+	w.excused[in] = true
 	if w.less != nil {
 		close(w.less)
 		w.less = nil
 	}
 	w.mu.Unlock()
-	r.Excuse()
+	in.req.Excuse()
 }
 
-// wait returns when everything but one has ended, or ctx has.
-func (w *workload) wait(ctx context.Context, except *channel.Request) {
-	for len(w.left(except)) > 0 {
-		w.mu.Lock()
-		if w.less == nil {
-			w.less = make(chan struct{})
+// pending returns a channel that is closed when something has ended; nil where
+// nothing is left but the excused.
+func (w *workload) pending() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := len(w.all)
+	for in := range w.excused {
+		if _, there := w.all[in]; there {
+			n--
 		}
-		less := w.less
-		w.mu.Unlock()
-		if len(w.left(except)) == 0 {
-			return
-		}
+	}
+	if n == 0 {
+		return nil
+	}
+	if w.less == nil {
+		w.less = make(chan struct{})
+	}
+	return w.less
+}
+
+// wait returns when everything but the excused has ended, or ctx has.
+func (w *workload) wait(ctx context.Context) {
+	for less := w.pending(); less != nil; less = w.pending() {
 		select {
 		case <-less:
 		case <-ctx.Done():
@@ -108,15 +118,15 @@ func (w *workload) wait(ctx context.Context, except *channel.Request) {
 }
 
 // endAll ends the contexts of the handlers that still run.
-func (w *workload) endAll(except *channel.Request) {
-	for _, in := range w.left(except) {
+func (w *workload) endAll() {
+	for _, in := range w.left() {
 		in.end(context.Canceled)
 	}
 }
 
 // nameLeft names the handlers that run on although their contexts have ended.
-func (w *workload) nameLeft(except *channel.Request, log *zap.Logger) {
-	for _, in := range w.left(except) {
+func (w *workload) nameLeft(log *zap.Logger) {
+	for _, in := range w.left() {
 		log.Warn("a handler still runs after the mesh was closed", zap.String("service", in.address()),
 			zap.String("method", in.req.Method), zap.String("peer", in.req.Peer.Process))
 	}
