@@ -17,6 +17,7 @@ const refBytes = 1 << 10
 type batch struct {
 	limit int // BatchBytes of the receiver
 	size  int
+	count int // frames
 	bufs  mem.BufferSlice
 	cur   []byte
 	pool  *[]byte // what cur was taken from
@@ -29,7 +30,9 @@ const frameRoom = partBytes + maxHeaderBytes + maxMethodBytes + 2*maxNameBytes +
 func (b *batch) empty() bool { return b.size == 0 }
 
 // fits says whether a frame of n bytes may still be added.
-func (b *batch) fits(n int) bool { return b.empty() || b.size+n <= b.limit }
+func (b *batch) fits(n int) bool {
+	return b.empty() || b.size+n <= b.limit && b.count < maxBatchFrames
+}
 
 // seal ends the buffer that is being written.
 func (b *batch) seal() {
@@ -60,6 +63,7 @@ func (b *batch) add(f *frame) {
 	n := f.size()
 	whole := tagged(n)
 	b.size += whole
+	b.count++
 	ref := len(f.payload) >= refBytes
 	if ref {
 		whole -= len(f.payload)

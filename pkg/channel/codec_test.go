@@ -2,6 +2,7 @@ package channel
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -451,17 +452,22 @@ func (c *canned) RecvMsg(v any) error {
 	return newCodec().Unmarshal(one(data), v)
 }
 
-// M56: a message of very many tiny frames is no lever: their list is not kept.
+// M56: many tiny frames are no lever: a message has a bound of them, and their
+// list is not kept.
 func TestManyFramesAreNoLever(t *testing.T) {
-	l := &link{stream: &canned{bytes.Repeat(wire{}.bytes(1, nil), 128<<10), wire{}.bytes(1, nil)}}
+	tiny := wire{}.bytes(1, nil)
+	l := &link{stream: &canned{bytes.Repeat(tiny, maxBatchFrames), tiny, bytes.Repeat(tiny, maxBatchFrames+1)}}
 	var in inbox
 	for range 2 {
 		if err := l.receive(&in); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n := cap(in.frames); n > 16<<10 {
+	if n := cap(in.frames); n > keptFrames {
 		t.Errorf("room for %d frames is kept", n)
+	}
+	if err := l.receive(&in); !errors.Is(err, errManyFrames) {
+		t.Errorf("%d frames in one message: %v", maxBatchFrames+1, err)
 	}
 }
 

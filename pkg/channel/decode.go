@@ -2,6 +2,7 @@ package channel
 
 import (
 	"errors"
+	"fmt"
 	"io"
 
 	"google.golang.org/grpc/mem"
@@ -70,6 +71,9 @@ func (in *inbox) decode(data mem.BufferSlice) error {
 		b, own, err := c.take(n)
 		if err != nil {
 			return err
+		}
+		if len(in.frames) >= maxBatchFrames {
+			return errManyFrames
 		}
 		in.frames = append(in.frames, frame{})
 		in.whole = len(b)
@@ -259,7 +263,10 @@ type cursor struct {
 	cur  []byte
 }
 
-var errMalformed = errors.New("malformed protobuf")
+var (
+	errMalformed  = errors.New("malformed protobuf")
+	errManyFrames = fmt.Errorf("more than %d frames in one message", maxBatchFrames)
+)
 
 func (c *cursor) empty() bool {
 	for len(c.cur) == 0 {

@@ -61,6 +61,7 @@ const (
 	maxNameBytes     = 255
 	minBatchBytes    = 64 << 10
 	maxBatchBytes    = 1 << 20
+	maxBatchFrames   = 4096    // in one gRPC message
 	fairReplyBytes   = 4 << 20 // a link with fewer waiting replies is read at ReplyBytes too
 	extraConnections = 64
 	streamsPerConn   = 32

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 )
 
 // Manager holds the table of nodes, a sender for each, and the listeners. It is
@@ -191,6 +192,8 @@ func (m *Manager) check(ctx context.Context, msg *Message) *Error {
 		return NewError(NotSent, ErrInvalidRequest, fmt.Sprintf("invalid request: the method has %d bytes; at most %d are allowed", len(msg.Method), maxMethodBytes))
 	case headerBytes(msg.Headers)+m.tagBytes(msg) > maxHeaderBytes:
 		return NewError(NotSent, ErrInvalidRequest, fmt.Sprintf("invalid request: the headers have %d bytes; at most %d are allowed", headerBytes(msg.Headers), maxHeaderBytes))
+	case !utf8.ValidString(msg.Method) || !utf8.ValidString(msg.Tag):
+		return NewError(NotSent, ErrInvalidRequest, "invalid request: the method and the trace tag must be UTF-8")
 	default:
 		return nil
 	}

@@ -228,7 +228,7 @@ func (n *node) apply(e Entry, mentioned, noWaiting bool, now time.Time) {
 	}
 	if mentioned && e != n.entry {
 		n.entry = e
-		n.attempts = 0
+		n.attempts, n.left = 0, time.Time{}
 		dialling := n.phase == phaseDialling
 		if dialling {
 			n.gen++
@@ -264,13 +264,12 @@ func (n *node) move(dialling bool) {
 			n.become(StateIdle, "")
 		}
 		if dialling {
+			n.cutOld(errors.New("the node moved again"))
 			n.startDial() // the new address wins
 		}
 		return
 	}
-	for _, o := range slices.Clone(n.old) {
-		n.breakOff(o, errors.New("the node moved again"))
-	}
+	n.cutOld(errors.New("the node moved again"))
 	o := n.retire()
 	if n.timing.drain > 0 {
 		n.drain(o, n.timing.drain)
@@ -316,6 +315,11 @@ func (n *node) cutAll(cause error) {
 		n.takeBack(o)
 		n.breakOff(o, cause)
 	}
+	n.cutOld(cause)
+}
+
+// cutOld ends the links that were ending in order.
+func (n *node) cutOld(cause error) {
 	for _, o := range slices.Clone(n.old) {
 		n.breakOff(o, cause)
 	}

@@ -87,9 +87,12 @@ func (n *node) lost(o *outlet, cause error, now time.Time) {
 	}
 	if o != n.link {
 		n.breakOff(o, cause)
-		if n.state == StateLeaving && orderly {
+		switch {
+		case n.state != StateLeaving || !o.leaving || slices.ContainsFunc(n.old, func(x *outlet) bool { return x.leaving }):
+			// It is no link of the life that leaves, or not the last one.
+		case orderly:
 			n.become(StateIdle, "")
-		} else if n.state == StateLeaving {
+		default:
 			n.become(StateLost, cause.Error())
 		}
 		return
@@ -121,8 +124,8 @@ func (n *node) goaway(o *outlet, last uint64, why string, now time.Time) {
 		return
 	}
 	o.leaving = true
-	n.left = now.Add(n.timing.leaving)
 	if o == n.link {
+		n.left = now.Add(n.timing.leaving)
 		n.retire() // the listener bounds its end, heartbeats watch it
 		n.attempts = 0
 		if last == 0 && now.Sub(o.opened) < n.timing.backMin { // it opened only to leave

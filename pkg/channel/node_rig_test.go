@@ -178,7 +178,7 @@ func (r *nodeRig) leave(l *letter, cause error) {
 // collect takes the outcomes that have come. Nobody may have two (M21).
 func (r *nodeRig) collect() {
 	for _, l := range r.letters {
-		for l.done != nil && len(l.done) > 0 {
+		for len(l.done) > 0 {
 			l.got = append(l.got, <-l.done)
 		}
 		if len(l.got) > 1 {

@@ -1,6 +1,7 @@
 package channel
 
 import (
+	"context"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -107,4 +108,40 @@ func (q *replyQueue) fill(b *batch) (done []*Request) {
 		q.bytes -= r.queued
 	}
 	return done
+}
+
+// choked says that too many answers wait for this link to read on (M56).
+func (a *agent) choked() bool {
+	return a.queue.bytes >= a.opt.Limits.LinkReplyBytes || a.queue.bytes > fairReplyBytes && a.m.replies.full()
+}
+
+// awaitReplyRoom stops the reading while too many answers wait.
+func (a *agent) awaitReplyRoom() error {
+	stopped := false
+	for {
+		gate := a.m.replies.wait() // before the look, so that no change is missed
+		a.mu.Lock()
+		if !a.choked() {
+			a.mu.Unlock()
+			if stopped {
+				a.readOn()
+			}
+			return nil
+		}
+		if a.room == nil {
+			a.room = make(chan struct{})
+		}
+		room := a.room
+		a.mu.Unlock()
+		if !stopped {
+			stopped = true
+			a.stop()
+		}
+		select {
+		case <-room:
+		case <-gate:
+		case <-a.ctx.Done():
+			return context.Cause(a.ctx)
+		}
+	}
 }

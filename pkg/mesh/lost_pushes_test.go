@@ -137,6 +137,7 @@ func TestRefusedPushesAreCountedWhereTheyAre(t *testing.T) {
 			t.Errorf("%d unknown, %d refused; want 8, 0", st.PushesUnknown, st.PushesRefused)
 		}
 		send(w.within(time.Hour), "db@sdb", 0)
+		synctest.Wait() // it runs
 		// Ours have no deadline; one of another client is too late when its turn comes.
 		late := pushFrame(1, "@sdb", "LATE")
 		late.GetRequest().TimeLeftUs = 1e6

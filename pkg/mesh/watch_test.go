@@ -147,7 +147,6 @@ func TestLeavingNodeThatBreaksIsLost(t *testing.T) {
 // M6, M38: the end of a link that a move left behind is no change of the node,
 // which is leaving at its new address.
 func TestEndOfAMovedLinkIsNoEvent(t *testing.T) {
-	t.Skip("BUG: the end of a moved link makes a node that is leaving idle (node.lost)")
 	inWorld(t, func(w *world) {
 		g := []*door{newDoor("1 "), newDoor("2 ")}
 		w.serve("a", "db:1", "sdb", g[0].handle)

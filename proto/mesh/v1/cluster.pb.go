@@ -152,8 +152,8 @@ func (Reason) EnumDescriptor() ([]byte, []int) {
 type LinkRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// frames are whatever was ready to send, in order. A receiver takes any
-	// number of them; a simple client sends one at a time. The whole message is
-	// at most as long as the receiver's Hello.max_batch_bytes.
+	// number of them up to 4096; a simple client sends one at a time. The whole
+	// message is at most as long as the receiver's Hello.max_batch_bytes.
 	Frames        []*Frame `protobuf:"bytes,1,rep,name=frames,proto3" json:"frames,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
