@@ -57,6 +57,14 @@ test: .bin/gotestsum ## all tests once, under the race detector (TESTFLAGS=, PKG
 race: .bin/gotestsum ## all tests COUNT (20) times under the race detector: the long run
 	$(call run_tests,race,-race -count=$(COUNT) -timeout=60m)
 
+.PHONY: bench
+bench: ## measure beside the wire, grpc-go, NATS and proto.actor: all cells, about 15 minutes
+	go run -C test/bench .
+
+.PHONY: bench-quick
+bench-quick: ## the cells that matter most, about 2 minutes
+	go run -C test/bench . -quick
+
 .PHONY: fuzz
 fuzz: .bin/gotestsum ## each fuzz target for FUZZTIME (10s)
 	@mkdir -p $(RESULTS); rm -f $(RESULTS)/fuzz-*.json; rc=0; \

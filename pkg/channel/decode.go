@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -16,6 +17,8 @@ import (
 // message to message by the link's reader; the payloads are not.
 type inbox struct {
 	frames []frame
+	few    []frame           // what frames is while few of them come
+	many   *framePool        // where a long list comes from; may be nil
 	whole  int               // the length of the frame that is being read
 	names  map[string]string // texts that come again and again, kept once
 }
@@ -26,8 +29,48 @@ const maxKnownTexts = 256
 // maxHeaders is how many headers can be within maxHeaderBytes.
 const maxHeaders = maxHeaderBytes / headerOverhead
 
-// keptFrames is how long a list of frames is kept for the next message.
-const keptFrames = 256
+// keptFrames is how long a list of frames a link keeps while nothing comes.
+const keptFrames = 64
+
+// framePool lends long lists of frames to links that have a batch in hand.
+type framePool struct{ p sync.Pool }
+
+func (p *framePool) get() []frame {
+	if p != nil {
+		if l, ok := p.p.Get().(*[]frame); ok {
+			return *l
+		}
+	}
+	return make([]frame, 0, maxBatchFrames)
+}
+
+func (p *framePool) put(l []frame) {
+	if p != nil {
+		l = l[:0]
+		p.p.Put(&l)
+	}
+}
+
+// reset forgets the frames of the last message.
+func (in *inbox) reset() {
+	clear(in.frames)
+	if cap(in.frames) > keptFrames {
+		in.many.put(in.frames)
+		in.frames = in.few
+	}
+	in.frames = in.frames[:0]
+}
+
+// next makes room for one more frame.
+func (in *inbox) next() *frame {
+	if n := len(in.frames); n == cap(in.frames) && n >= keptFrames/2 {
+		in.few = in.frames[:0]
+		in.frames = append(in.many.get(), in.frames...)
+		clear(in.few[:n])
+	}
+	in.frames = append(in.frames, frame{})
+	return &in.frames[len(in.frames)-1]
+}
 
 // text returns b as a string, without allocating for one that was seen before.
 func (in *inbox) text(b []byte) string {
@@ -50,8 +93,7 @@ func (in *inbox) text(b []byte) string {
 // decode replaces the frames by those in data. Payloads are copied out: they
 // belong to whoever receives them, and keep nothing of the batch alive (M17).
 func (in *inbox) decode(data mem.BufferSlice) error {
-	clear(in.frames)
-	in.frames = in.frames[:0]
+	in.reset()
 	c := cursor{bufs: data}
 	for !c.empty() {
 		tag, err := c.uvarint()
@@ -75,9 +117,8 @@ func (in *inbox) decode(data mem.BufferSlice) error {
 		if len(in.frames) >= maxBatchFrames {
 			return errManyFrames
 		}
-		in.frames = append(in.frames, frame{})
 		in.whole = len(b)
-		if err := in.frame(&in.frames[len(in.frames)-1], b, own); err != nil {
+		if err := in.frame(in.next(), b, own); err != nil {
 			return err
 		}
 	}

@@ -102,7 +102,7 @@ func (m *Manager) connect(ctx context.Context, node, addr string) (_ *dialled, _
 			d.hangUp(err)
 		}
 	}()
-	in := new(inbox)
+	in := &inbox{many: &m.frames}
 	o, err := m.greet(d, node, addr, in)
 	return d, o, in, err
 }

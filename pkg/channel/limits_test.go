@@ -102,7 +102,7 @@ func TestOwnHelloIsRead(t *testing.T) {
 
 // F37, M56: what is wrong with a request is said in words.
 func TestWrongRequests(t *testing.T) {
-	a := &agent{opt: &Options{Limits: Limits{}.WithDefaults()}}
+	a := &agent{opt: &Options{Limits: Limits{}.WithDefaults(), Dispatcher: nowhere{}}}
 	long := strings.Repeat("x", 10000)
 	for want, f := range map[string]frame{
 		"":                               {kind: kindRequest, addressed: true},
@@ -128,7 +128,7 @@ const emptyNameText = "the name is empty"
 // M56: a header counts even where it is empty: else a request of two bytes for
 // each holds forty for each, and counts nothing.
 func TestEmptyHeadersAreBounded(t *testing.T) {
-	a := &agent{opt: &Options{Limits: Limits{}.WithDefaults()}}
+	a := &agent{opt: &Options{Limits: Limits{}.WithDefaults(), Dispatcher: nowhere{}}}
 	f := frame{kind: kindRequest, addressed: true, headers: make([]Header, 100000)}
 	if r, refused := a.request(&f, time.Time{}); refused == nil && r.Size() < 16*100000 {
 		t.Errorf("100000 headers count %d bytes", r.Size())
@@ -137,7 +137,7 @@ func TestEmptyHeadersAreBounded(t *testing.T) {
 
 // M31: no deadline of a peer's overflows.
 func TestFarDeadlines(t *testing.T) {
-	a := &agent{opt: &Options{Limits: Limits{}.WithDefaults()}}
+	a := &agent{opt: &Options{Limits: Limits{}.WithDefaults(), Dispatcher: nowhere{}}}
 	now := time.Unix(1e9, 0)
 	for left, want := range map[uint64]time.Time{0: {}, 1: now.Add(time.Microsecond), math.MaxUint64: now.Add(maxTimeLeft)} {
 		f := frame{kind: kindRequest, addressed: true, timeLeft: left}
@@ -146,3 +146,10 @@ func TestFarDeadlines(t *testing.T) {
 		}
 	}
 }
+
+// nowhere is a dispatcher that places nothing.
+type nowhere struct{}
+
+func (nowhere) New() *Request                                 { return new(Request) }
+func (nowhere) Resolve(*Request) *Failure                     { return nil }
+func (nowhere) Dispatch(*Request) (<-chan struct{}, *Failure) { return nil, nil }

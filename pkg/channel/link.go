@@ -168,9 +168,7 @@ func (l *link) send(b *batch) error {
 
 // receive reads the next gRPC message.
 func (l *link) receive(in *inbox) error {
-	if cap(in.frames) > keptFrames {
-		in.frames = nil // not held while nothing comes
-	}
+	in.reset() // nothing is held while nothing comes
 	err := l.stream.RecvMsg(in)
 	l.pulse.received.Store(l.pulse.now())
 	return err

@@ -192,7 +192,7 @@ func (l *Listener) accept(s stream, k *link) (*agent, *inbox, error) {
 	}
 	got := make(chan first, 1)
 	l.m.wg.Go(func() {
-		in := new(inbox)
+		in := &inbox{many: &l.m.frames}
 		var err error
 		for err == nil && len(in.frames) == 0 {
 			err = s.RecvMsg(in)

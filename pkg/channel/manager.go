@@ -23,6 +23,7 @@ type Manager struct {
 	wg      sync.WaitGroup // dials and links
 	closing atomic.Bool
 	calls   callPool
+	frames  framePool
 	replies replyGate
 	states  stateLog
 	parts   atomic.Int64 // weight of unfinished requests of all links

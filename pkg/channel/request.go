@@ -12,6 +12,9 @@ import (
 // Dispatcher finds the service of what has arrived. Its methods are called on
 // the reader of a link and must not block.
 type Dispatcher interface {
+	// New returns an empty Request, which may be part of a larger object of the
+	// dispatcher's: Owner then leads from one to the other.
+	New() *Request
 	// Resolve says early, by the first frame of a large message, why it cannot
 	// be placed; nil where it can.
 	Resolve(r *Request) *Failure
@@ -44,6 +47,7 @@ type Request struct {
 	Headers []Header
 	Tag     string    // skynet trace tag
 	Due     time.Time // deadline, zero for none
+	Owner   any       // the dispatcher's own
 
 	agent     *agent
 	job       Job
@@ -151,10 +155,9 @@ func (r *Request) frame() frame {
 
 // request makes the Request of a first frame and says what is wrong with it.
 func (a *agent) request(f *frame, now time.Time) (*Request, *Failure) {
-	r := &Request{
-		Peer: &a.peer, Session: f.session, Name: f.name, Handle: f.handle, Method: f.method, Push: f.push,
-		Payload: f.payload, Headers: f.headers, Tag: f.tag, agent: a,
-	}
+	r := a.opt.Dispatcher.New()
+	r.Peer, r.Session, r.Name, r.Handle, r.Method, r.Push = &a.peer, f.session, f.name, f.handle, f.method, f.push
+	r.Payload, r.Headers, r.Tag, r.agent = f.payload, f.headers, f.tag, a
 	if f.timeLeft > 0 {
 		r.Due = now.Add(time.Duration(min(f.timeLeft, uint64(maxTimeLeft.Microseconds()))) * time.Microsecond)
 	}

@@ -159,7 +159,10 @@ func (m *Mesh) do(ctx context.Context, t target, method string, payload []byte, 
 // outgoing collects the headers and the trace of a message.
 func (m *Mesh) outgoing(ctx context.Context, msg *channel.Message, o *callOptions) error {
 	md, _ := metadata.FromOutgoingContext(ctx)
-	for _, md := range []metadata.MD{md, o.headers} {
+	for _, md := range [...]metadata.MD{md, o.headers} {
+		if len(md) == 0 {
+			continue
+		}
 		if err := checkMD(md); err != nil {
 			return err
 		}

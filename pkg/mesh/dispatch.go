@@ -25,6 +25,13 @@ import (
 // dispatcher joins the links to the registry.
 type dispatcher struct{ m *Mesh }
 
+// New makes the one object that a message is in this process.
+func (d dispatcher) New() *channel.Request {
+	in := &inbound{mesh: d.m}
+	in.req.Owner = in
+	return &in.req
+}
+
 // Resolve says early that a message has nowhere to go.
 func (d dispatcher) Resolve(r *channel.Request) *channel.Failure {
 	_, f := d.m.find(r)
@@ -37,8 +44,8 @@ func (d dispatcher) Dispatch(r *channel.Request) (<-chan struct{}, *channel.Fail
 	if f != nil {
 		return nil, f
 	}
-	in := &inbound{mesh: d.m, svc: s, req: r}
-	in.Size, in.Push = r.Size(), r.Push
+	in := r.Owner.(*inbound)
+	in.svc, in.Size, in.Push = s, r.Size(), r.Push
 	if !r.Place(in) {
 		return nil, nil
 	}
@@ -73,10 +80,7 @@ func (m *Mesh) find(r *channel.Request) (*Service, *channel.Failure) {
 	if err != nil {
 		return nil, refusal(fmt.Errorf("%w: %s", err, quoted(r)))
 	}
-	s, ok := m.services.Load(reg)
-	if !ok {
-		return nil, refusal(registry.ErrStopped)
-	}
+	s := reg.Owner.(*Service)
 	return s, s.refuses(r.Method)
 }
 
@@ -147,7 +151,7 @@ func (in *inbound) Reject(reason error) {
 
 // Run is called by the registry when the message's turn has come.
 func (in *inbound) Run() {
-	r := in.req
+	r := &in.req
 	defer in.mesh.work.remove(in)
 	if !r.Due.IsZero() && !time.Now().Before(r.Due) {
 		in.end(context.DeadlineExceeded)
@@ -178,7 +182,7 @@ func (in *inbound) Run() {
 // run calls the method of a generated service, or the plain handler, inside the
 // interceptors.
 func (s *Service) run(in *inbound) ([]byte, error) {
-	r := in.req
+	r := &in.req
 	if m, ok := (*s.methods.Load())[r.Method]; ok {
 		in.full = r.Method
 		decode := func(v any) error {

@@ -22,8 +22,11 @@ type inbound struct {
 	registry.Element
 	mesh *Mesh
 	svc  *Service
-	req  *channel.Request
+	req  channel.Request
 	full string // the full method, for interceptors
+
+	prev, next *inbound // in the workload
+	state      loadState
 
 	mu       sync.Mutex
 	err      error // why the context ended
@@ -48,7 +51,7 @@ func (in *inbound) request() *channel.Request {
 	if in == nil {
 		return nil
 	}
-	return in.req
+	return &in.req
 }
 
 // Deadline is the call's.
@@ -206,6 +209,9 @@ func (t transportStream) SetTrailer(md metadata.MD) error {
 func (in *inbound) metadata() (headers, trailers []channel.Header) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	if in.headers == nil && in.trailers == nil {
+		return nil, nil
+	}
 	return appendMD(nil, in.headers), appendMD(nil, in.trailers)
 }
 
@@ -249,7 +255,7 @@ func CallerFrom(ctx context.Context) (Caller, bool) {
 	if in == nil {
 		return Caller{}, false
 	}
-	r := in.req
+	r := &in.req
 	return Caller{
 		Process: r.Peer.Process, Incarnation: r.Peer.Incarnation, Node: r.Peer.Node, Addr: r.Peer.Addr,
 		Target: in.address(), Method: r.Method, Session: r.Session, Push: r.Push, Trace: in.trace(),

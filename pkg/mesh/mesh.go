@@ -28,7 +28,6 @@ type Mesh struct {
 	incarnation uint32
 	reg         *registry.Registry
 	ch          *channel.Manager
-	services    serviceMap
 	process     *Service // handle 0
 	intercept   grpc.UnaryServerInterceptor
 	health      *health.Server

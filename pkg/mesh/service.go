@@ -78,7 +78,7 @@ func (m *Mesh) NewService(h Handler, opts ...ServiceOption) *Service {
 	s.reg = m.reg.NewService(registry.Limits{
 		Concurrency: o.concurrency, Messages: l.QueueMessages, Bytes: l.QueueBytes, Waiting: l.ServiceWaiting,
 	})
-	m.services.Store(s.reg, s)
+	s.reg.Owner = s
 	return s
 }
 
@@ -88,7 +88,6 @@ func (s *Service) Handle() Handle { return Handle(s.reg.Handle()) }
 // Stop ends the service: its names go with it, messages that wait for it are
 // rejected (stale handle), running handlers go on.
 func (s *Service) Stop() {
-	s.mesh.services.Delete(s.reg)
 	s.reg.Stop()
 }
 

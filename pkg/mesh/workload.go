@@ -5,42 +5,67 @@ import (
 	"sync"
 
 	"go.uber.org/zap"
-
-	"github.com/meshnode/meshnode/pkg/registry"
 )
 
 // workload holds the messages that were placed and have not ended: those that
 // wait in a service's queue and those whose handlers run.
 type workload struct {
-	mu   sync.Mutex
-	all  map[*inbound]bool // whether its handler runs
-	less chan struct{}     // closed when one has ended; nil where nobody waits
-
-	excused map[*inbound]bool // their handlers wait for Close
+	mu      sync.Mutex
+	first   *inbound
+	n       int
+	excused int           // of n: their handlers wait for Close
+	less    chan struct{} // closed when one has ended; nil where nobody waits
 }
+
+// loadState is where a message stands in the workload.
+type loadState struct{ placed, runs, excused bool }
 
 // add notes that a message was placed.
 func (w *workload) add(in *inbound) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.all == nil {
-		w.all = make(map[*inbound]bool)
+	in.state.placed = true
+	in.next = w.first
+	if w.first != nil {
+		w.first.prev = in
 	}
-	w.all[in] = false
+	w.first = in
+	w.n++
 }
 
 // start notes that its handler runs.
 func (w *workload) start(in *inbound) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.all[in] = true
+	in.state.runs = true
 }
 
-// remove notes that it has ended.
+// remove notes that it has ended, once.
 func (w *workload) remove(in *inbound) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	delete(w.all, in)
+	if !in.state.placed {
+		return
+	}
+	if in.prev != nil {
+		in.prev.next = in.next
+	} else {
+		w.first = in.next
+	}
+	if in.next != nil {
+		in.next.prev = in.prev
+	}
+	in.prev, in.next = nil, nil
+	w.n--
+	if in.state.excused {
+		w.excused--
+	}
+	in.state = loadState{}
+	w.wake()
+}
+
+// wake is called under the lock.
+func (w *workload) wake() {
 	if w.less != nil {
 		close(w.less)
 		w.less = nil
@@ -50,8 +75,8 @@ func (w *workload) remove(in *inbound) {
 func (w *workload) running() (n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, runs := range w.all {
-		if runs {
+	for in := w.first; in != nil; in = in.next {
+		if in.state.runs {
 			n++
 		}
 	}
@@ -59,12 +84,11 @@ func (w *workload) running() (n int) {
 }
 
 // left returns what has not ended, but for the excused.
-func (w *workload) left() []*inbound {
+func (w *workload) left() (ins []*inbound) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	ins := make([]*inbound, 0, len(w.all))
-	for in := range w.all {
-		if !w.excused[in] {
+	for in := w.first; in != nil; in = in.next {
+		if !in.state.excused {
 			ins = append(ins, in)
 		}
 	}
@@ -74,13 +98,10 @@ func (w *workload) left() []*inbound {
 // excuse keeps Close from waiting for a handler that waits for Close.
 func (w *workload) excuse(in *inbound) {
 	w.mu.Lock()
-	if w.excused == nil {
-		w.excused = make(map[*inbound]bool)
-	}
-	w.excused[in] = true
-	if w.less != nil {
-		close(w.less)
-		w.less = nil
+	if in.state.placed && !in.state.excused {
+		in.state.excused = true
+		w.excused++
+		w.wake()
 	}
 	w.mu.Unlock()
 	in.req.Excuse()
@@ -91,13 +112,7 @@ func (w *workload) excuse(in *inbound) {
 func (w *workload) pending() <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	n := len(w.all)
-	for in := range w.excused {
-		if _, there := w.all[in]; there {
-			n--
-		}
-	}
-	if n == 0 {
+	if w.n == w.excused {
 		return nil
 	}
 	if w.less == nil {
@@ -130,22 +145,4 @@ func (w *workload) nameLeft(log *zap.Logger) {
 		log.Warn("a handler still runs after the mesh was closed", zap.String("service", in.address()),
 			zap.String("method", in.req.Method), zap.String("peer", in.req.Peer.Process))
 	}
-}
-
-// serviceMap finds the Service of what the registry found.
-type serviceMap struct{ m sync.Map }
-
-// Store adds a service.
-func (s *serviceMap) Store(r *registry.Service, v *Service) { s.m.Store(r, v) }
-
-// Delete forgets one.
-func (s *serviceMap) Delete(r *registry.Service) { s.m.Delete(r) }
-
-// Load finds one.
-func (s *serviceMap) Load(r *registry.Service) (*Service, bool) {
-	v, ok := s.m.Load(r)
-	if !ok {
-		return nil, false
-	}
-	return v.(*Service), true
 }

@@ -46,6 +46,10 @@ func (l Limits) withDefaults() Limits {
 // Service is a queue of tasks and the rule by which they run. It is made by
 // Registry.NewService and ends with Stop.
 type Service struct {
+	// Owner is for whoever made the service. It is set before the service gets
+	// a name or its handle is told, and not changed after.
+	Owner any
+
 	registry *Registry
 	handle   uint64
 	limits   Limits
