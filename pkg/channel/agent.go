@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	meshv1 "github.com/meshnode/meshnode/proto/mesh/v1"
 )
@@ -67,8 +68,19 @@ func (a *agent) read(in *inbox) (cause error) {
 			if errors.Is(err, io.EOF) {
 				return nil
 			}
-			return causeOf(err)
+			return readError(err)
 		}
+	}
+}
+
+// readError is why a link ends that cannot be read. What gRPC or the decoder
+// refuses is the dialler's mistake, and told; a broken stream is not.
+func readError(err error) error {
+	switch status.Code(err) {
+	case codes.Internal, codes.ResourceExhausted, codes.Unknown, codes.Unimplemented:
+		return protocolError("%s", cleanText(causeOf(err).Error()))
+	default:
+		return causeOf(err)
 	}
 }
 
@@ -257,7 +269,9 @@ func (a *agent) cancelled(session uint64) {
 		if a.queue.withdraw(r) { // a large reply that has not left
 			a.m.replies.add(-r.queued)
 			r.reply, r.fail = Reply{}, cancelFailure()
-			a.enqueue(r)
+			a.queue.putFirst(r)
+			a.m.replies.add(r.queued)
+			a.wake()
 		}
 		a.mu.Unlock()
 		return

@@ -48,7 +48,9 @@ func (a *agent) release() {
 	for _, r := range a.joins {
 		a.unjoin(r)
 	}
-	for _, r := range a.taken() {
+	// First those that have not started: a handler that ends starts the next.
+	started := slices.DeleteFunc(a.taken(), func(r *Request) bool { return r.cancel(ErrDraining) })
+	for _, r := range started {
 		r.cancel(ErrLinkBroken)
 	}
 	a.mu.Lock()

@@ -122,7 +122,7 @@ func TestWrongLargeReplyFailsItsCallAlone(t *testing.T) {
 		want   string
 	}{
 		"short first":  {[]frame{first(5, 1<<20)}, prefix + "its first frame has 5 bytes of 1048576; it must have 32768 of more"},
-		"too large":    {[]frame{first(partBytes, 1<<20+1)}, "handler failed: too large: 1048577 bytes; this process takes at most 1048576"},
+		"too large":    {[]frame{first(partBytes, 1<<20+1)}, "handler failed: reply too large: 1048577 bytes; this process takes 1048576 now"},
 		"two at once":  {[]frame{first(partBytes, 1<<20), first(partBytes, 1<<20)}, prefix + "it has two beginnings"},
 		"small second": {[]frame{first(partBytes, 1<<20), {kind: kindReply, payload: []byte("x")}}, prefix + "it has two beginnings"},
 		"too many":     {[]frame{first(partBytes, partBytes+1), part(2)}, prefix + "its parts hold more than the 32769 bytes that it announced"},

@@ -2,6 +2,7 @@ package channel
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -142,17 +143,27 @@ func (l *Listener) serve(a *agent, in *inbox) error {
 		a.end(cause)
 		a.release()
 	})
+	// A link that is cut takes its connection with it. One that ends in words
+	// must get its trailers out: there the connection is cut only where the
+	// writer does not come back. Other streams on it are not harmed.
+	written := make(chan struct{})
 	stop := context.AfterFunc(a.ctx, func() {
 		if status.Code(context.Cause(a.ctx)) == codes.InvalidArgument {
-			time.AfterFunc(flushTime, a.conn) // the trailers say what was wrong
-			return
+			t := time.NewTimer(flushTime)
+			defer t.Stop()
+			select {
+			case <-written:
+				return
+			case <-t.C:
+			}
 		}
 		a.conn()
 	})
 	err := a.write(a.fill)
+	close(written)
 	if err == nil {
-		// The last answers may still be on their way, and other streams on the
-		// connection: the dialler closes it, or gRPC's keepalive finds it dead.
+		// The last answers may still be on their way: the dialler closes the
+		// connection, or gRPC's keepalive finds it dead.
 		stop()
 	}
 	a.close(err)
@@ -218,8 +229,11 @@ func (l *Listener) accept(s stream, k *link) (*agent, *inbox, error) {
 		return nil, nil, protocolError("the first frame is not a hello")
 	}
 	p, limits, err := readHello(f.in.frames[0].hello)
-	if err != nil {
+	switch {
+	case errors.As(err, new(versionError)):
 		return nil, nil, status.Error(codes.FailedPrecondition, err.Error())
+	case err != nil:
+		return nil, nil, protocolError("%v", err)
 	}
 	f.in.frames = f.in.frames[1:]
 	addr, cut := connOf(k.ctx)

@@ -177,7 +177,7 @@ func (m *Manager) finish(c *call, o outcome) (Reply, error) {
 		m.calls.put(c)
 	}
 	if o.err != nil {
-		return Reply{}, o.err
+		return o.reply, o.err // a failure may bring headers and trailers
 	}
 	return o.reply, nil
 }

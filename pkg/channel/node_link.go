@@ -126,12 +126,13 @@ func (n *node) goaway(o *outlet, last uint64, why string, now time.Time) {
 	o.leaving = true
 	if o == n.link {
 		n.left = now.Add(n.timing.leaving)
-		n.retire() // the listener bounds its end, heartbeats watch it
-		n.attempts = 0
+		n.retire()                                             // the listener bounds its end, heartbeats watch it
 		if last == 0 && now.Sub(o.opened) < n.timing.backMin { // it opened only to leave
 			n.lastErr = connectError(n.name, o.addr, ErrDraining)
 			n.pause(now)
 			n.failWaiting(n.lastErr, &n.counters.PushesLostConnect, func(c *call) bool { return c.NoWait })
+		} else {
+			n.attempts = 0
 		}
 		n.become(StateLeaving, why)
 	}

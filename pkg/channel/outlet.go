@@ -124,7 +124,8 @@ func (o *outlet) answer(f *frame, own *Limits, now time.Time) (c *call, out outc
 	}
 	switch {
 	case f.kind == kindFailure:
-		out.err = failureOf(f.failure).failed()
+		fail := failureOf(f.failure)
+		out.err, out.reply = fail.failed(), Reply{nil, fail.Headers, fail.Trailers}
 	case f.kind == kindPart && c.join == nil:
 		return nil, out, true
 	case f.kind == kindPart:
@@ -139,6 +140,8 @@ func (o *outlet) answer(f *frame, own *Limits, now time.Time) (c *call, out outc
 		}
 	case c.join != nil:
 		out.err = badReply(errTwoReplies)
+	case f.total == 0 && int64(len(f.payload)) > own.MessageBytes:
+		out.err = replyTooLarge(uint64(len(f.payload)), own.MessageBytes)
 	case f.total == 0:
 		out.reply = Reply{f.payload, f.headers, f.trailers}
 	default:
@@ -147,9 +150,9 @@ func (o *outlet) answer(f *frame, own *Limits, now time.Time) (c *call, out outc
 		case err != nil:
 			out.err = badReply(err)
 		case f.total > uint64(own.MessageBytes):
-			out.err = NewError(HandlerFailed, ErrReplyTooLarge, tooLarge(int64(min(f.total, 1<<62)), own.MessageBytes, "this process").Message)
+			out.err = replyTooLarge(f.total, own.MessageBytes)
 		case o.joining+weight(f.total) > own.UnfinishedBytes:
-			out.err = NewError(HandlerFailed, ErrOverloaded, fmt.Sprintf("overloaded: unfinished replies on this link, at most %d bytes", own.UnfinishedBytes))
+			out.err = replyTooLarge(f.total, own.UnfinishedBytes-o.joining)
 		default:
 			o.joining += weight(f.total)
 			c.join, c.reply = join, Reply{nil, f.headers, f.trailers}
@@ -168,6 +171,10 @@ func (o *outlet) answer(f *frame, own *Limits, now time.Time) (c *call, out outc
 	o.unjoin(c)
 	o.active = now
 	return c, out, false
+}
+
+func replyTooLarge(n uint64, room int64) *Error {
+	return NewError(HandlerFailed, ErrReplyTooLarge, fmt.Sprintf("reply too large: %d bytes; this process takes %d now", n, room))
 }
 
 // unjoin forgets what has arrived of a large reply.

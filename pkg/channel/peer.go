@@ -28,6 +28,14 @@ const (
 	maxInterval = time.Hour        // the longest heartbeat interval that is believed
 )
 
+// versionError says that a peer speaks another version of the protocol.
+type versionError uint32
+
+// Error is the sentence for the peer.
+func (v versionError) Error() string {
+	return fmt.Sprintf("protocol version %d is not spoken here; use %d", uint32(v), version)
+}
+
 var errTwoReplies = errors.New("it has two beginnings")
 
 // hello makes this process's own.
@@ -49,7 +57,7 @@ func readHello(h *meshv1.Hello) (Peer, peerLimits, error) {
 	}
 	switch {
 	case h.GetVersion() != version:
-		return fail("protocol version %d is not spoken here; use %d", h.GetVersion(), version)
+		return Peer{}, peerLimits{}, versionError(h.GetVersion())
 	case CheckProcess(h.GetProcess()) != nil:
 		return fail("hello.process: %w", CheckProcess(h.GetProcess()))
 	case h.GetIncarnation() == 0:

@@ -66,6 +66,15 @@ func (q *replyQueue) put(r *Request) {
 	q.small = append(q.small, r)
 }
 
+// putFirst queues the failure that breaks off a large reply. It leaves before
+// the next large one begins, for which the peer has no room until then.
+func (q *replyQueue) putFirst(r *Request) {
+	q.put(r)
+	n := len(q.small) - 1
+	copy(q.small[1:], q.small[:n])
+	q.small[0] = r
+}
+
 // withdraw takes a large reply back that has not been sent to its end.
 func (q *replyQueue) withdraw(r *Request) bool {
 	i := slices.Index(q.blocked, r)

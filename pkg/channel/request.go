@@ -175,6 +175,8 @@ func (a *agent) request(f *frame, now time.Time) (*Request, *Failure) {
 		wrong = fmt.Sprintf("the headers are longer than %d bytes", maxHeaderBytes)
 	case f.total == 0 && len(f.payload) > partBytes:
 		wrong = fmt.Sprintf("a payload of more than %d bytes travels in parts: set total_size", partBytes)
+	case int64(len(f.payload)) > a.opt.Limits.MessageBytes:
+		return r, a.tooLarge(uint64(len(f.payload)))
 	default:
 		return r, nil
 	}
@@ -188,7 +190,7 @@ const maxTimeLeft = 100 * 365 * 24 * time.Hour
 // where that is certain.
 func (a *agent) joining(r *Request, f *frame, now time.Time) *Failure {
 	if f.total > uint64(a.opt.Limits.MessageBytes) {
-		return Refuse(meshv1.Reason_REASON_TOO_LARGE, fmt.Sprintf("too large: %d bytes; at most %d are taken", f.total, a.opt.Limits.MessageBytes))
+		return a.tooLarge(f.total)
 	}
 	join, err := newJoiner(f.payload, f.total, now)
 	if err != nil {
@@ -209,6 +211,10 @@ func (a *agent) joining(r *Request, f *frame, now time.Time) *Failure {
 	r.join, r.joinSize, r.Payload = join, w, nil
 	a.joins[r.Session] = r
 	return nil
+}
+
+func (a *agent) tooLarge(n uint64) *Failure {
+	return Refuse(meshv1.Reason_REASON_TOO_LARGE, fmt.Sprintf("too large: %d bytes; at most %d are taken", n, a.opt.Limits.MessageBytes))
 }
 
 // unjoin forgets what has arrived of a large request.

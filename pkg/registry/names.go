@@ -52,7 +52,7 @@ func nameFault(name string) string {
 		return "longer than 255 bytes"
 	case !utf8.ValidString(name):
 		return "not UTF-8"
-	case strings.ContainsFunc(name, unicode.IsControl):
+	case strings.ContainsFunc(name, isControl):
 		return "control character"
 	}
 	return ""
@@ -67,3 +67,7 @@ func kindOf(name string) int {
 	}
 	return clusterName
 }
+
+// isControl says that a rune does not show, or turns the text around it: such
+// names look like others.
+func isControl(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -125,8 +126,15 @@ func (n *Net) Dials(addr string) int {
 	return n.site(addr).dials
 }
 
-// Conns is how many connections to addr are open.
-func (n *Net) Conns(addr string) int { return len(n.conns(addr)) }
+// Conns is how many connections to addr are open at both ends.
+func (n *Net) Conns(addr string) (open int) {
+	for _, p := range n.conns(addr) {
+		if p.closed.Load() == 0 {
+			open++
+		}
+	}
+	return open
+}
 
 // Bytes is what was delivered to addr and from it on the open connections.
 func (n *Net) Bytes(addr string) (up, down int64) {
@@ -196,6 +204,7 @@ type pair struct {
 	n        *Net
 	addr     string
 	up, down *pipe
+	closed   atomic.Int32 // ends
 }
 
 func (p *pair) reset() {
@@ -343,7 +352,9 @@ func (c *conn) Write(b []byte) (n int, err error) {
 // cannot write any more.
 func (c *conn) Close() error {
 	c.once.Do(func() {
-		c.p.forget()
+		if c.p.closed.Add(1) == 2 {
+			c.p.forget()
+		}
 		c.out.closeWrite()
 		c.in.end(errClosedByPeer)
 		c.read.set(c.in, time.Time{})
