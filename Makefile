@@ -80,7 +80,7 @@ fuzz: .bin/gotestsum ## each fuzz target for FUZZTIME (10s)
 lint: $(STATICCHECK) $(BUF) ## gofmt, go mod tidy, go vet, staticcheck; buf lint and format
 	@rc=0; \
 	echo "gofmt"; bad=$$(gofmt -l $(GO_FILES)); if [ -n "$$bad" ]; then echo "not formatted (gofmt -w):"; echo "$$bad"; rc=1; fi; \
-	for dir in . tools; do \
+	for dir in . tools test/bench; do \
 		echo "go mod tidy -diff ($$dir)"; go -C $$dir mod tidy -diff || rc=1; \
 		echo "go vet ($$dir)"; go -C $$dir vet ./... || rc=1; \
 		echo "staticcheck ($$dir)"; (cd $$dir && $(CURDIR)/$(STATICCHECK) ./...) || rc=1; \

@@ -112,7 +112,6 @@ func TestStubsOverAProxy(t *testing.T) {
 // M51, M59: grpc.Header and grpc.Trailer receive what the handler has set, of a
 // reply and of a failure, as gRPC does.
 func TestHeadersAndTrailersOfStubs(t *testing.T) {
-	t.Skip("BUG: the headers and trailers of a failure are dropped by the dialler")
 	withStubs(t, func(w *world, _, client *mesh.Mesh, db *stubDB) {
 		db.data["a"] = "1"
 		stub := simpledbv1.NewSimpleDBServiceClient(client.Proxy("db@sdb"))

@@ -166,7 +166,6 @@ func (w *world) largeCalls(m *mesh.Mesh, n, size int) []error {
 // M15, M56: a listener that says goaway on every link as soon as it is open is
 // not dialled without a pause, and its links do not pile up.
 func TestGoawayOnEveryLink(t *testing.T) {
-	t.Skip("BUG: dials are 100 ms apart for ever, without backoff")
 	for _, after := range []time.Duration{0, 5 * time.Second} {
 		inWorld(t, func(w *world) {
 			const enough = 200
