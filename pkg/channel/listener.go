@@ -127,11 +127,11 @@ func (l *Listener) Link(s grpc.BidiStreamingServer[meshv1.LinkRequest, meshv1.Li
 		k.close(err)
 		return err
 	}
-	return l.serve(a, in)
+	return l.serve(s.Context(), a, in)
 }
 
 // serve runs an accepted link: the reader beside, the writer here.
-func (l *Listener) serve(a *agent, in *inbox) error {
+func (l *Listener) serve(stream context.Context, a *agent, in *inbox) error {
 	l.m.opt.Logger.Info("link accepted", zap.String("node", l.node), zap.String("peer", a.peer.Process),
 		zap.Uint32("incarnation", a.peer.Incarnation), zap.String("as", a.peer.Node), zap.String("addr", a.peer.Addr))
 	l.m.wg.Go(func() {
@@ -148,7 +148,7 @@ func (l *Listener) serve(a *agent, in *inbox) error {
 	// writer does not come back. Other streams on it are not harmed.
 	written := make(chan struct{})
 	stop := context.AfterFunc(a.ctx, func() {
-		if status.Code(context.Cause(a.ctx)) == codes.InvalidArgument {
+		if stream.Err() != nil || status.Code(context.Cause(a.ctx)) == codes.InvalidArgument {
 			t := time.NewTimer(flushTime)
 			defer t.Stop()
 			select {

@@ -200,7 +200,7 @@ func (s *Service) run(in *inbound) ([]byte, error) {
 	if s.mesh.intercept == nil {
 		return s.handler(in, r.Method, r.Payload)
 	}
-	in.full = "/" + in.address() + "/" + strings.TrimPrefix(r.Method, "/")
+	in.full = "/" + in.known() + "/" + strings.TrimPrefix(r.Method, "/")
 	info := &grpc.UnaryServerInfo{Server: s, FullMethod: in.full}
 	v, err := s.mesh.intercept(in, r.Payload, info, func(ctx context.Context, req any) (any, error) {
 		payload, _ := req.([]byte)
@@ -214,6 +214,15 @@ func (s *Service) run(in *inbound) ([]byte, error) {
 		return nil, fmt.Errorf("an interceptor made the reply a %T; it must stay []byte", v)
 	}
 	return reply, nil
+}
+
+// known is the service's own name where it has one, however it was addressed,
+// so that a rule for "/@sdb/" is not passed by with a handle.
+func (in *inbound) known() string {
+	if names := in.svc.reg.Names(); len(names) > 0 {
+		return names[0]
+	}
+	return in.address()
 }
 
 // panicked ends a message whose handler panicked, or called runtime.Goexit

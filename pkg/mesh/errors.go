@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/meshnode/meshnode/pkg/channel"
+	"github.com/meshnode/meshnode/pkg/registry"
 )
 
 // Error is the error of Call, Send, Query and the rest of what leaves the
@@ -78,6 +79,8 @@ var (
 	ErrLinkBroken = channel.ErrLinkBroken
 	// ErrReplyTooLarge: the reply is larger than the caller takes. HandlerFailed.
 	ErrReplyTooLarge = channel.ErrReplyTooLarge
+	// ErrNameTaken: Register found the name in use.
+	ErrNameTaken = registry.ErrNameTaken
 	// ErrPanic: the handler panicked; the message has the id under which its
 	// log tells more. HandlerFailed.
 	ErrPanic = channel.ErrPanic

@@ -185,7 +185,6 @@ func TestSessionsMayLeap(t *testing.T) {
 // A link that ends, in order, by a protocol error or a reset, leaves the others that its
 // dialler has on the same connection: gRPC clients share connections.
 func TestLinksOfOneConnectionAreApart(t *testing.T) {
-	t.Skip("BUG: a link that is reset or breaks the protocol cuts the other links of its connection")
 	withVictim(t, func(v *victim) {
 		cc := v.conn()
 		open := func() *rogue {

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -116,8 +117,21 @@ func (s *Service) RegisterService(desc *grpc.ServiceDesc, impl any) {
 
 // Register gives a service a name, with its sign: "@sdb" for the cluster,
 // ".launcher" for this process's friends; without a sign it is "@". A name that
-// is taken is an error; a second name of the same kind replaces the first.
-func (m *Mesh) Register(name string, s *Service) error { return m.reg.Register(name, s.reg) }
+// is taken is an error (ErrNameTaken), as are a name that breaks the rules
+// (ErrInvalidName) and a service that was stopped (ErrStaleHandle); a second
+// name of the same kind replaces the first.
+func (m *Mesh) Register(name string, s *Service) error {
+	err := m.reg.Register(name, s.reg)
+	switch {
+	case errors.Is(err, registry.ErrInvalidName):
+		return fmt.Errorf("register: %w: %w", ErrInvalidName, err)
+	case errors.Is(err, registry.ErrStopped):
+		return fmt.Errorf("register %q: %w: %w", cut(name), ErrStaleHandle, err)
+	case err != nil:
+		return fmt.Errorf("register: %w", err)
+	}
+	return nil
+}
 
 // Unregister takes a name away. An unknown one is no error.
 func (m *Mesh) Unregister(name string) { m.reg.Unregister(name) }

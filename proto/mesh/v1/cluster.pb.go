@@ -602,7 +602,7 @@ type Request struct {
 	// written, in microseconds. 0: none. The handler's context ends then.
 	TimeLeftUs uint64 `protobuf:"varint,5,opt,name=time_left_us,json=timeLeftUs,proto3" json:"time_left_us,omitempty"`
 	// headers are gRPC metadata, "traceparent" among them. Keys are lower case.
-	// 8 KiB together at most.
+	// 8 KiB together at most, where each counts 32 bytes beside its text.
 	Headers []*Header `protobuf:"bytes,6,rep,name=headers,proto3" json:"headers,omitempty"`
 	// trace_tag is a skynet trace tag, or empty.
 	TraceTag string `protobuf:"bytes,7,opt,name=trace_tag,json=traceTag,proto3" json:"trace_tag,omitempty"`

@@ -64,6 +64,8 @@ type ClusterServiceClient interface {
 	//	PERMISSION_DENIED   the name in the hello is not the caller's
 	//	INVALID_ARGUMENT    protocol error: the message says which frame broke
 	//	                    which rule
+	//	RESOURCE_EXHAUSTED  (after it) a message longer than max_batch_bytes
+	//	INTERNAL            a message that is not protobuf
 	//	UNAVAILABLE         the listener is leaving, or the link broke
 	Link(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[LinkRequest, LinkResponse], error)
 }
@@ -106,6 +108,8 @@ type ClusterServiceServer interface {
 	//	PERMISSION_DENIED   the name in the hello is not the caller's
 	//	INVALID_ARGUMENT    protocol error: the message says which frame broke
 	//	                    which rule
+	//	RESOURCE_EXHAUSTED  (after it) a message longer than max_batch_bytes
+	//	INTERNAL            a message that is not protobuf
 	//	UNAVAILABLE         the listener is leaving, or the link broke
 	Link(grpc.BidiStreamingServer[LinkRequest, LinkResponse]) error
 	mustEmbedUnimplementedClusterServiceServer()
