@@ -73,12 +73,14 @@ func (m *Manager) clientOptions(o *onceConn) []grpc.DialOption {
 // batchSlack is how far above the batch bound gRPC's own message limit lies.
 const batchSlack = 4 << 10
 
+var errPlaintext = errors.New("plaintext is spoken on loopback and unix sockets only; Options.Insecure (--insecure) allows it elsewhere")
+
 // connect opens a link: connection, stream, both hellos. What else came with
 // the listener's hello is left in the inbox. ctx abandons the attempt, and has
 // no say once the link is open.
 func (m *Manager) connect(ctx context.Context, node, addr string) (_ *dialled, _ *outlet, _ *inbox, err error) {
 	if !m.opt.Insecure && !IsLocal(addr) {
-		return nil, nil, nil, errors.New("plaintext is spoken on loopback and unix sockets only; set insecure to allow it elsewhere")
+		return nil, nil, nil, errPlaintext
 	}
 	once := &onceConn{dial: func(ctx context.Context) (net.Conn, error) { return m.opt.Dial(ctx, addr) }}
 	once.cc, err = grpc.NewClient("passthrough:///"+addr, m.clientOptions(once)...)

@@ -21,6 +21,7 @@ func (n *node) fill(o *outlet, b *batch, now time.Time) (halfClose bool) {
 	for _, c := range o.bulk.fill(b) {
 		if c.Push {
 			c.place = placeDone
+			o.unsure++
 			n.release(o, c)
 		}
 	}

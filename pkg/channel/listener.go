@@ -43,7 +43,7 @@ var errLeaving = status.Error(codes.Unavailable, "the node is leaving")
 // is for the logs.
 func (m *Manager) Listen(node, addr string) (*Listener, error) {
 	if !m.opt.Insecure && !IsLocal(addr) {
-		return nil, fmt.Errorf("listen %s: plaintext is spoken on loopback and unix sockets only; set insecure to allow it elsewhere", addr)
+		return nil, fmt.Errorf("listen %s: %w", addr, errPlaintext)
 	}
 	lis, err := m.opt.Listen(addr)
 	if err != nil {

@@ -67,6 +67,8 @@ type node struct {
 	gen      uint64 // of the dial that counts
 	attempts int    // failed dials in a row
 	lastErr  *Error
+	insecure bool   // plaintext may leave this machine
+	barred   *Error // why the address may not be dialled; nil where it may
 	pauseEnd time.Time
 	left     time.Time // until then a failed dial is told to nobody
 	keep     int       // how many want the node linked
@@ -108,6 +110,8 @@ func (n *node) refuses(c *call) *Error {
 		return downError(n.name)
 	case n.entry.Kind == Absent && (n.noWaiting || c.NoWait):
 		return absentError(n.name)
+	case n.barred != nil:
+		return n.barred.again()
 	case n.phase == phasePause && c.NoWait:
 		return n.lastErr.again()
 	case n.phase == phaseOpen:
@@ -182,13 +186,27 @@ func (n *node) leave(c *call, cause error) *Error {
 		c.place = placeDone
 	}
 	c.settled = true
-	text := fmt.Sprintf("message to [%s]: %s %s", n.name, cause, when)
+	text := fmt.Sprintf("message to [%s]: %s %s%s", n.name, cause, when, n.obstacle(verdict))
 	if errors.Is(cause, ErrOverloaded) {
 		text = fmt.Sprintf("the line of node [%s] is full: %d bytes of pushes wait", n.name, n.pushes)
 	}
 	e := NewError(verdict, cause, text)
 	e.Node, e.Target, e.Method = c.Node, c.Target, c.Method
 	return e
+}
+
+// obstacle says what a message that was not sent has waited for.
+func (n *node) obstacle(v Verdict) string {
+	switch {
+	case v != NotSent:
+		return ""
+	case n.entry.Kind == Absent:
+		return ": the node is absent from the table"
+	case n.phase != phaseOpen && n.lastErr != nil:
+		return ": the last try: " + n.lastErr.Message
+	default:
+		return ""
+	}
 }
 
 // fail ends a message that waits. Pushes that were accepted are counted.
@@ -237,8 +255,13 @@ func (n *node) apply(e Entry, mentioned, noWaiting bool, now time.Time) {
 		if n.phase != phaseOpen {
 			n.phase = phaseIdle
 		}
+		n.barred = nil
 		switch e.Kind {
 		case Address:
+			if !n.insecure && !IsLocal(e.Addr) {
+				n.barred = connectError(n.name, e.Addr, errPlaintext)
+				n.failWaiting(n.barred, &n.counters.PushesLostConnect, nil)
+			}
 			n.move(dialling)
 		case Down:
 			n.cutAll(fmt.Errorf("node [%s] was set to down", n.name))
@@ -337,6 +360,7 @@ func (n *node) breakOff(o *outlet, cause error) {
 			n.counters.PushesLostBroken.Add(1)
 		}
 	}
+	n.counters.PushesUnsure.Add(o.unsure)
 	for s, c := range o.flights {
 		delete(o.flights, s)
 		c.place, c.join = placeDone, nil

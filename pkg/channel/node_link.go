@@ -9,7 +9,7 @@ import (
 
 // kick dials where someone waits for a link and nothing is under way.
 func (n *node) kick(now time.Time) {
-	if n.closed || n.entry.Kind != Address || n.phase != phaseIdle {
+	if n.phase != phaseIdle {
 		return
 	}
 	if n.line.head != nil || n.room.head != nil || n.keep > 0 {
@@ -18,6 +18,9 @@ func (n *node) kick(now time.Time) {
 }
 
 func (n *node) startDial() {
+	if n.closed || n.entry.Kind != Address || n.barred != nil {
+		return
+	}
 	n.phase = phaseDialling
 	n.gen++
 	n.counters.Dials.Add(1)
@@ -41,7 +44,7 @@ func (n *node) dialled(gen uint64, o *outlet, cause error, now time.Time) bool {
 		n.become(StateLost, n.lastErr.Message)
 		return true
 	}
-	n.link, n.phase, n.peer = o, phaseOpen, o.peer
+	n.link, n.phase, n.peer, n.lastErr = o, phaseOpen, o.peer, nil
 	n.become(StateUp, "")
 	for c := n.line.head; c != nil; c = c.next {
 		if c.Push {
@@ -79,6 +82,9 @@ func (n *node) lost(o *outlet, cause error, now time.Time) {
 		return
 	}
 	orderly := cause == nil && o.idle()
+	if orderly {
+		o.unsure = 0 // the listener placed what it had read before it ended the stream
+	}
 	if !orderly {
 		n.counters.LinksLost.Add(1)
 	}
@@ -153,6 +159,7 @@ func (n *node) goaway(o *outlet, last uint64, why string, now time.Time) {
 		}
 	}
 	n.counters.PushesLostGoaway.Add(untaken)
+	o.unsure = 0 // the others were taken
 	n.resend(o, back)
 	if n.closed && n.link == nil {
 		n.failWaiting(NewError(NotSent, ErrClosed, ""), &n.counters.PushesLostClosed, nil)

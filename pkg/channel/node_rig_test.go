@@ -50,7 +50,7 @@ func newNodeRig(t rapid.TB) *nodeRig {
 		awake: make(map[*outlet]bool), ended: make(map[*outlet]error), drains: make(map[*outlet]time.Time),
 	}
 	r.n = &node{
-		host: r, name: "db", self: "me", counters: &r.counters,
+		host: r, name: "db", self: "me", counters: &r.counters, insecure: true,
 		limits: Limits{LineCalls: 6, LinePushBytes: 1500, MessageBytes: 1 << 20}.WithDefaults(),
 		timing: timing{
 			drain: 10 * time.Second, sendWait: time.Second, idle: time.Minute,

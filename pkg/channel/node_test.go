@@ -202,7 +202,7 @@ func TestWhoLeavesDelaysNobody(t *testing.T) {
 	r.want("not sent: the line of node [db] is full: 6 calls wait", r.call())
 	gone := r.letters[2]
 	r.leave(gone, context.Canceled)
-	r.want("not sent: message to [db]: context canceled while it waited to be sent", gone)
+	r.want("not sent: message to [db]: context canceled while it waited to be sent: the node is absent from the table", gone)
 	r.want("-", r.call())
 	r.reload("A:1")
 	for _, l := range r.letters[:2] {
@@ -712,4 +712,36 @@ func TestStrayAnswers(t *testing.T) {
 	r.want("-", c)
 	r.reply(c)
 	r.want("ok", c)
+}
+
+// M61: an address to which plaintext may not be spoken is not dialled, and
+// nobody waits for it, with WaitUp or without; another address helps.
+func TestForbiddenAddressIsNotWaitedFor(t *testing.T) {
+	r := newNodeRig(t)
+	r.n.insecure = false
+	waits := r.send(Message{Name: "@a", WaitUp: true})
+	r.reload("192.0.2.1:1")
+	later := r.send(Message{Name: "@a", WaitUp: true})
+	r.want("not sent: connect [db] (192.0.2.1:1): "+errPlaintext.Error(), waits, later)
+	r.wantDials()
+	r.reload("127.0.0.1:1")
+	r.call()
+	r.wantDials("127.0.0.1:1")
+}
+
+// M29: pushes of which no answer showed that they were read are counted when
+// their link breaks; those before an answer are not.
+func TestPushesOfABrokenLinkAreCounted(t *testing.T) {
+	r, o := openRig(t)
+	r.push()
+	c := r.call()
+	r.sent(o)
+	r.reply(c)
+	r.push()
+	r.push()
+	r.sent(o)
+	r.lost(o, errReset)
+	if n := r.counters.PushesUnsure.Load(); n != 2 {
+		t.Errorf("%d pushes are unsure, want 2", n)
+	}
 }

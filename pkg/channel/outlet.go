@@ -28,6 +28,7 @@ type outlet struct {
 	active  time.Time // when a message last left or was answered
 	checked time.Time // when node.watch last looked
 	pushed  uint64    // the last push that left, while no answer shows that it was read
+	unsure  int64     // such pushes
 	leaving bool      // the node said goaway
 	ending  bool      // takes no more: half-close when nothing is in flight
 	dead    bool
@@ -78,6 +79,9 @@ func (o *outlet) begin(c *call, now time.Time) {
 	}
 	if c.Push {
 		o.pushed = c.session
+		if !c.isLarge() {
+			o.unsure++ // of a large one, when its last part has left
+		}
 	}
 	if c.isLarge() {
 		c.parcel = parcel{session: c.session, bytes: c.Payload}
@@ -165,7 +169,7 @@ func (o *outlet) answer(f *frame, own *Limits, now time.Time) (c *call, out outc
 	}
 	delete(o.flights, f.session)
 	if f.session > o.pushed {
-		o.pushed = 0
+		o.pushed, o.unsure = 0, 0
 	}
 	o.bulk.stop(c)
 	o.unjoin(c)

@@ -7,7 +7,8 @@ type Counters struct {
 	PushesLostConnect  atomic.Int64 // the link that they waited for could not be had
 	PushesLostTable    atomic.Int64 // their node became down, or absent with nowaiting
 	PushesLostGoaway   atomic.Int64 // the node left and had not taken them
-	PushesLostBroken   atomic.Int64 // large ones cut by a break; small ones are not known
+	PushesLostBroken   atomic.Int64 // large ones cut by a break
+	PushesUnsure       atomic.Int64 // sent on a link that broke before an answer showed that they were read
 	PushesLostTooLarge atomic.Int64 // the node takes no message of that size
 	PushesLostClosed   atomic.Int64 // this process closed
 	PushesUnknown      atomic.Int64 // to a name, handle or method that is not here
@@ -26,7 +27,7 @@ type Counters struct {
 type Stats struct {
 	// What was lost or refused, by cause; see Counters.
 	PushesLostConnect, PushesLostTable, PushesLostGoaway, PushesLostBroken           int64
-	PushesLostTooLarge, PushesLostClosed                                             int64
+	PushesLostTooLarge, PushesLostClosed, PushesUnsure                               int64
 	PushesUnknown, PushesRefused, PushesUnplaced                                     int64
 	RepliesLate, RepliesDropped, FramesStray, Dials, DialsFailed, LinksLost, LogLost int64
 	// Waiting are the calls that stand in a line, InFlight those that were
@@ -47,7 +48,7 @@ func (m *Manager) Stats() Stats {
 	s := Stats{
 		PushesLostConnect: c.PushesLostConnect.Load(), PushesLostTable: c.PushesLostTable.Load(),
 		PushesLostGoaway: c.PushesLostGoaway.Load(), PushesLostBroken: c.PushesLostBroken.Load(),
-		PushesLostTooLarge: c.PushesLostTooLarge.Load(), PushesLostClosed: c.PushesLostClosed.Load(),
+		PushesLostTooLarge: c.PushesLostTooLarge.Load(), PushesUnsure: c.PushesUnsure.Load(), PushesLostClosed: c.PushesLostClosed.Load(),
 		PushesUnknown: c.PushesUnknown.Load(), PushesRefused: c.PushesRefused.Load(), PushesUnplaced: c.PushesUnplaced.Load(),
 		RepliesLate: c.RepliesLate.Load(), RepliesDropped: c.RepliesDropped.Load(), FramesStray: c.FramesStray.Load(),
 		Dials: c.Dials.Load(), DialsFailed: c.DialsFailed.Load(), LinksLost: c.LinksLost.Load(), LogLost: c.LogLost.Load(),

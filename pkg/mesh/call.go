@@ -35,10 +35,13 @@ var (
 	// NoWait fails at once where the node is absent, or in the pause after a
 	// failed dial. A dial that runs, and a busy link, are waited for.
 	NoWait grpc.CallOption = callOption{set: func(o callOptions) callOptions { o.noWait = true; return o }}
-	// WaitUp waits on when a dial fails, until the context ends.
+	// WaitUp waits on when a dial fails, until the context ends; so does
+	// grpc.WaitForReady(true). Without it a message to a node that cannot be
+	// reached fails at the next dial, of which there is one every 100 ms to 3 s.
+	// With NoWait, NoWait wins.
 	WaitUp grpc.CallOption = callOption{set: func(o callOptions) callOptions { o.waitUp = true; return o }}
 	// Post makes a stub's call one-way: it returns Send's error, and leaves
-	// the reply message as it is.
+	// the reply message as it is. Call with Post is Send.
 	Post grpc.CallOption = callOption{set: func(o callOptions) callOptions { o.post = true; return o }}
 	// Owned gives the payload away for good, so that it need not be copied.
 	Owned grpc.CallOption = callOption{set: func(o callOptions) callOptions { o.owned = true; return o }}
@@ -60,6 +63,8 @@ func collect(opts []grpc.CallOption) (o callOptions) {
 			o.replyHeaders = append(o.replyHeaders, opt.HeaderAddr)
 		case grpc.TrailerCallOption:
 			o.replyTrailers = append(o.replyTrailers, opt.TrailerAddr)
+		case grpc.FailFastCallOption: // grpc.WaitForReady
+			o.waitUp = !opt.FailFast
 		case grpc.MaxSendMsgSizeCallOption:
 			o.maxRequest = opt.MaxSendMsgSize
 		case grpc.MaxRecvMsgSizeCallOption:

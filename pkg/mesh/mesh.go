@@ -45,6 +45,9 @@ type Mesh struct {
 // New makes a Mesh, and reads Options.Source if there is one. It listens on
 // nothing and dials nobody yet.
 func New(o Options) (*Mesh, error) {
+	if o.DialTimeout < 0 || o.HeartbeatInterval < 0 || o.CallTimeout < 0 {
+		return nil, errors.New("mesh: DialTimeout, HeartbeatInterval and CallTimeout must not be negative; zero is the default")
+	}
 	o = o.withDefaults()
 	m := &Mesh{
 		opt: o, incarnation: rand.Uint32N(1<<32-1) + 1, open: make(map[string]*Listener),
@@ -74,7 +77,11 @@ func (m *Mesh) Name() string { return m.opt.Name }
 // keeps what it has, and a table with a mistake changes nothing (*TableError).
 // It returns at once; links to nodes that moved end in order in the background.
 // A nil table reads Options.Source again, and does nothing where there is none.
+// The error is a *TableError, the source's own, or ErrClosed.
 func (m *Mesh) Reload(t Table) error {
+	if m.closed() {
+		return ErrClosed
+	}
 	m.reload.Lock()
 	defer m.reload.Unlock()
 	if t == nil {
@@ -95,6 +102,13 @@ func (m *Mesh) Reload(t Table) error {
 	return nil
 }
 
+// closed says that Close was called.
+func (m *Mesh) closed() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.over != nil
+}
+
 // warnMoved tells that a reload moved a node that this process listens for: the
 // listener stays where it is.
 func (m *Mesh) warnMoved(u channel.Update) {
@@ -110,32 +124,35 @@ func (m *Mesh) warnMoved(u channel.Update) {
 
 // Listener takes links for one node, or at one address.
 type Listener struct {
-	*channel.Listener
+	l     *channel.Listener
 	m     *Mesh
 	entry channel.Entry
 }
 
 // Addr is the address on which it listens, the real port included.
-func (l *Listener) Addr() net.Addr { return l.Listener.Addr() }
+func (l *Listener) Addr() net.Addr { return l.l.Addr() }
 
 // Close takes no more links, says goaway on those that are open, and returns
 // when their last calls have ended, Options.DrainTime is over, or ctx ends;
 // then they are cut. Other listeners go on.
 func (l *Listener) Close(ctx context.Context) error {
 	l.m.mu.Lock()
-	if l.m.open[l.Node()] == l {
-		delete(l.m.open, l.Node())
+	if l.m.open[l.l.Node()] == l {
+		delete(l.m.open, l.l.Node())
 	}
 	l.m.mu.Unlock()
 	ctx, in, done := l.m.leaveHandler(ctx)
 	defer done()
-	return l.Listener.Close(ctx, in.request())
+	return l.l.Close(ctx, in.request())
 }
 
 // Open listens: for a node name on its address in the table, or on an explicit
 // address ("127.0.0.1:0", where port 0 picks one, or "unix:/path"). A name that
 // is down, absent or open already is an error.
 func (m *Mesh) Open(nodeOrAddr string) (*Listener, error) {
+	if m.closed() {
+		return nil, fmt.Errorf("open %s: %w", nodeOrAddr, ErrClosed)
+	}
 	if strings.Contains(nodeOrAddr, ":") {
 		if err := channel.CheckListenAddr(nodeOrAddr); err != nil {
 			return nil, fmt.Errorf("open: %w", err)
@@ -144,7 +161,7 @@ func (m *Mesh) Open(nodeOrAddr string) (*Listener, error) {
 		if err != nil {
 			return nil, fmt.Errorf("open %s: %w", nodeOrAddr, err)
 		}
-		return &Listener{Listener: l, m: m}, nil
+		return &Listener{l: l, m: m}, nil
 	}
 	if err := channel.CheckNode(nodeOrAddr); err != nil {
 		return nil, fmt.Errorf("open: node %q: %w", nodeOrAddr, err)
@@ -157,15 +174,15 @@ func (m *Mesh) Open(nodeOrAddr string) (*Listener, error) {
 	e := m.ch.Entry(nodeOrAddr)
 	switch e.Kind {
 	case channel.Absent:
-		return nil, fmt.Errorf("open: node [%s] is absent from the table: give it an address first: %w", nodeOrAddr, ErrAbsent)
+		return nil, channel.NewError(NotSent, ErrAbsent, fmt.Sprintf("open: node [%s] is absent from the table: give it an address first", nodeOrAddr))
 	case channel.Down:
-		return nil, fmt.Errorf("open: node [%s] is down in the table: give it an address first: %w", nodeOrAddr, ErrDown)
+		return nil, channel.NewError(NotSent, ErrDown, fmt.Sprintf("open: node [%s] is down in the table: give it an address first", nodeOrAddr))
 	}
 	cl, err := m.ch.Listen(nodeOrAddr, e.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("open node [%s]: %w", nodeOrAddr, err)
 	}
-	l := &Listener{Listener: cl, m: m, entry: e}
+	l := &Listener{l: cl, m: m, entry: e}
 	m.open[nodeOrAddr] = l
 	return l, nil
 }
@@ -249,12 +266,17 @@ func (m *Mesh) WaitReady(ctx context.Context, nodes ...string) error {
 	if err == nil {
 		err = ErrClosed
 	}
-	e := channel.NewError(NotSent, err, fmt.Sprintf("%v: node [%s] is %s", err, last.Node, last.State))
+	text := fmt.Sprintf("%v: node [%s] is %s", err, last.Node, last.State)
+	if last.Reason != "" {
+		text += ": " + last.Reason
+	}
+	e := channel.NewError(NotSent, err, text)
 	e.Node = last.Node
 	return e
 }
 
-// Stats are counters and gauges of a process at one moment.
+// Stats are counters and gauges of a process at one moment; those of links and
+// lines are listed in package channel.
 type Stats struct {
 	channel.Stats
 	// Panics counts handlers that panicked, PushErrors those of pushes that
@@ -274,7 +296,9 @@ const handlerGrace = 200 * time.Millisecond
 // Close ends the process's part in order: its listeners take no more and say
 // goaway, running handlers and what they call may finish within
 // Options.DrainTime, then links end and what was not sent fails with ErrClosed.
-// ctx cuts that short. A handler that goes on is named in the log and left.
+// ctx cuts that short; after either, answers that are ready get another half
+// second to leave, and handlers 200 ms to return. One that goes on is named in
+// the log and left.
 // From Close on only running handlers may call. Called with a handler's context
 // it does not wait for that handler. Twice is once.
 func (m *Mesh) Close(ctx context.Context) error {

@@ -13,7 +13,8 @@ import (
 	"github.com/meshnode/meshnode/pkg/channel"
 )
 
-// Limits are the bounds of what a process holds; zero fields mean defaults.
+// Limits are the bounds of what a process holds. The zero value of a field means
+// its default; the fields are listed in package channel and in docs/limits.md.
 type Limits = channel.Limits
 
 // Options configure a Mesh. The zero value works. Durations: zero is the
@@ -24,8 +25,8 @@ type Options struct {
 	// other than letters, digits, '_', '-' and '.' become '-'. Default: host
 	// name and process id.
 	Name string
-	// Source reads the table: once in New, and at every Reload(nil). Default:
-	// none.
+	// Source reads the table: once in New, and at every Reload(nil). It must not
+	// call Reload itself. Default: none.
 	Source func() (Table, error)
 	// Logger gets what an operator acts upon. Default: none.
 	Logger *zap.Logger

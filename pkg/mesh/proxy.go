@@ -70,6 +70,9 @@ func (p *Proxy) Invoke(ctx context.Context, method string, args, reply any, opts
 // NewStream is what generated stubs call for a streaming method. Streams are
 // not carried yet: it fails with UNIMPLEMENTED, not sent.
 func (p *Proxy) NewStream(_ context.Context, _ *grpc.StreamDesc, method string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
+	if p.err != nil {
+		return nil, invalidTarget(p.text, method, p.err)
+	}
 	return nil, p.target.fails(NotSent, ErrUnknownMethod, method, noStreams)
 }
 

@@ -10,11 +10,12 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/meshnode/meshnode/pkg/channel"
 	"github.com/meshnode/meshnode/pkg/registry"
 )
 
-// Handler handles the messages of a service. The payload is its own for good,
-// and it gives its reply away. For a push the reply is ignored, and an error is
+// Handler handles the messages of a service. The payload is its own for good;
+// its reply must not be changed afterwards. For a push the reply is ignored, and an error is
 // logged. Its context ends with the call's deadline, when the caller cancels,
 // when the link breaks, and when the handler returns; CallerFrom tells from it
 // who calls.
@@ -31,7 +32,8 @@ type serviceOptions struct{ concurrency int }
 // Serial runs messages one at a time, in order, as skynet does; while a handler
 // waits in the mesh with its own context, the next message starts. It is the
 // default for services with a plain Handler. State of a serial service needs no
-// lock, and may have changed after a wait.
+// lock, and may have changed after a wait. A handler that waits for its own
+// service with another context than its own waits until that context ends.
 func Serial() ServiceOption { return func(o *serviceOptions) { o.concurrency = 0 } }
 
 // Concurrent takes messages in order and runs up to n at once; n of 0 or less
@@ -121,12 +123,15 @@ func (s *Service) RegisterService(desc *grpc.ServiceDesc, impl any) {
 // (ErrInvalidName) and a service that was stopped (ErrStaleHandle); a second
 // name of the same kind replaces the first.
 func (m *Mesh) Register(name string, s *Service) error {
+	if s == nil || s.mesh != m {
+		return fmt.Errorf("register %q: the service is not one of this Mesh's NewService", cut(name))
+	}
 	err := m.reg.Register(name, s.reg)
 	switch {
 	case errors.Is(err, registry.ErrInvalidName):
-		return fmt.Errorf("register: %w: %w", ErrInvalidName, err)
+		return channel.NewError(NotSent, ErrInvalidName, "register: "+err.Error())
 	case errors.Is(err, registry.ErrStopped):
-		return fmt.Errorf("register %q: %w: %w", cut(name), ErrStaleHandle, err)
+		return channel.NewError(NotSent, ErrStaleHandle, fmt.Sprintf("register %q: %v", cut(name), err))
 	case err != nil:
 		return fmt.Errorf("register: %w", err)
 	}
