@@ -234,6 +234,7 @@ func (a *agent) readOn() {
 
 // refuse answers a call that is not run; a push is counted.
 func (a *agent) refuse(r *Request, f *Failure) {
+	r.Payload = nil // the answer may wait long
 	if !r.Push {
 		r.Fail(f)
 		return
@@ -268,7 +269,7 @@ func (a *agent) cancelled(session uint64) {
 	if r.answered {
 		if a.queue.withdraw(r) { // a large reply that has not left
 			a.m.replies.add(-r.queued)
-			r.reply, r.fail = Reply{}, cancelFailure()
+			r.reply, r.parcel, r.fail = Reply{}, parcel{}, cancelFailure()
 			a.queue.putFirst(r)
 			a.m.replies.add(r.queued)
 			a.wake()

@@ -20,7 +20,7 @@ type bulk[T parcelHolder] struct {
 
 // roundBytes is how much of large payloads goes into one batch where fewer than
 // that many bytes of other frames are there: a few parts (M39).
-const roundBytes = 128 << 10
+const roundBytes = 64 << 10
 
 // partRoom is what a part takes in a batch at the most.
 const partRoom = partBytes + 32
@@ -48,6 +48,8 @@ func (k *bulk[T]) fill(b *batch) (done []T) {
 		end := min(p.offset+partBytes, len(p.bytes))
 		b.add(&frame{session: p.session, kind: kindPart, payload: p.bytes[p.offset:end]})
 		p.offset = end
+		var none T
+		k.turn[0] = none // the array may outlive it
 		k.turn = k.turn[1:]
 		if end < len(p.bytes) {
 			k.turn = append(k.turn, h)

@@ -45,7 +45,7 @@ func (p *framePool) get() []frame {
 }
 
 func (p *framePool) put(l []frame) {
-	if p != nil {
+	if p != nil && cap(l) == maxBatchFrames { // whole ones only: next relies on it
 		l = l[:0]
 		p.p.Put(&l)
 	}
@@ -63,13 +63,20 @@ func (in *inbox) reset() {
 
 // next makes room for one more frame.
 func (in *inbox) next() *frame {
-	if n := len(in.frames); n == cap(in.frames) && n >= keptFrames/2 {
+	if n := len(in.frames); n == cap(in.frames) && n >= keptFrames/2 && n <= keptFrames {
 		in.few = in.frames[:0]
 		in.frames = append(in.many.get(), in.frames...)
 		clear(in.few[:n])
 	}
 	in.frames = append(in.frames, frame{})
 	return &in.frames[len(in.frames)-1]
+}
+
+// shift forgets the first frame, in place: the list may be a lent one.
+func (in *inbox) shift() {
+	n := copy(in.frames, in.frames[1:])
+	clear(in.frames[n:])
+	in.frames = in.frames[:n]
 }
 
 // text returns b as a string, without allocating for one that was seen before.

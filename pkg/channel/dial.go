@@ -134,7 +134,7 @@ func (m *Manager) greet(d *dialled, node, addr string, in *inbox) (*outlet, erro
 	if err != nil {
 		return nil, fmt.Errorf("protocol error: %w", err)
 	}
-	in.frames = in.frames[1:]
+	in.shift()
 	peer.Addr, peer.Node = addr, node
 	d.start(limits)
 	o := newOutlet(addr, peer, limits, time.Now())

@@ -18,6 +18,9 @@ func (n *node) fill(o *outlet, b *batch, now time.Time) (halfClose bool) {
 	if n.link == o {
 		n.fillLine(o, b, now)
 	}
+	if len(o.bulk.turn) > 0 {
+		o.pushed = o.session // parts leave: only an answer to a later call shows that they were read
+	}
 	for _, c := range o.bulk.fill(b) {
 		if c.Push {
 			c.place = placeDone

@@ -41,6 +41,7 @@ type pulse struct {
 	sent        atomic.Int64 // when a Send last returned
 	received    atomic.Int64 // when something last arrived
 	sending     atomic.Int64 // when the Send that runs began, 0 for none
+	direct      atomic.Bool  // a caller sends, who must not be held
 	beat        atomic.Bool  // a heartbeat is due
 	stopped     atomic.Bool  // this side has stopped reading
 	peerStopped atomic.Bool
@@ -51,6 +52,12 @@ var (
 	errSilent       = errors.New("nothing arrived for too long: the peer is dead or cut off")
 	errSlowConsumer = errors.New("slow consumer: a message could not be sent for 30 s and the peer did not say that it stopped reading")
 )
+
+// directTimeout is how long a caller may be held in Send. It is never, but for
+// a peer that answers what it has not read.
+const directTimeout = 5 * time.Second
+
+var errNotRead = errors.New("protocol error: the peer answered what it had not read")
 
 func newLink(ctx context.Context, o *Options) *link {
 	l := &link{wakeup: make(chan struct{}, 1), logger: o.Logger}
@@ -94,6 +101,10 @@ func (l *link) tick() {
 	due := now + int64(p.interval)
 	if since := p.sending.Load(); since != 0 && !p.peerStopped.Load() && now-since >= int64(sendTimeout) {
 		l.end(errSlowConsumer)
+		return
+	}
+	if since := p.sending.Load(); since != 0 && p.direct.Load() && now-since >= int64(directTimeout) {
+		l.end(errNotRead)
 		return
 	}
 	if !p.stopped.Load() && !p.eof.Load() {

@@ -235,7 +235,7 @@ func (l *Listener) accept(s stream, k *link) (*agent, *inbox, error) {
 	case err != nil:
 		return nil, nil, protocolError("%v", err)
 	}
-	f.in.frames = f.in.frames[1:]
+	f.in.shift()
 	addr, cut := connOf(k.ctx)
 	p.Addr = addr
 	k.limit = limits.batch
@@ -308,6 +308,9 @@ func (l *Listener) Close(ctx context.Context, except *Request) error {
 
 // shut is Close within ctx alone. except is a call that is not waited for.
 func (l *Listener) shut(ctx context.Context, except *Request) {
+	if except != nil {
+		except.agent.excuse(except)
+	}
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
@@ -326,9 +329,6 @@ func (l *Listener) shut(ctx context.Context, except *Request) {
 	l.mu.Unlock()
 	defer close(l.over)
 	_ = l.lis.Close()
-	if except != nil {
-		except.agent.excuse(except)
-	}
 	for _, a := range agents {
 		a.goaway("the listener closed")
 	}

@@ -245,6 +245,7 @@ func (m *Manager) Close(ctx context.Context) error {
 	defer bound.Stop()
 	select {
 	case <-done:
+		m.states.flush()
 		return nil
 	case <-bound.C:
 		return errors.New("links did not end in time after the mesh was closed")

@@ -110,6 +110,7 @@ func (q *replyQueue) fill(b *batch) (done []*Request) {
 		}
 		b.add(&f)
 		q.bulk.begin(q.blocked[0])
+		q.blocked[0] = nil
 		q.blocked = q.blocked[1:]
 	}
 	done = append(done, q.bulk.fill(b)...)

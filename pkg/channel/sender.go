@@ -115,7 +115,7 @@ func (s *sender) wake(o *outlet) {
 // peer has read it and Send cannot block.
 func (s *sender) submit(c *call) (direct bool) {
 	n := &s.node
-	if !c.Push && !c.isLarge() && n.phase == phaseOpen && !n.link.link.writing && !n.link.link.direct && n.link.quiet() && n.line.head == nil {
+	if !c.Push && !c.isLarge() && n.phase == phaseOpen && !n.link.link.writing && !n.link.link.direct && !n.link.link.pulse.peerStopped.Load() && n.link.quiet() && n.line.head == nil {
 		s.muted, direct = true, true
 	}
 	n.submit(c, time.Now())
@@ -133,7 +133,9 @@ func (s *sender) writeDirect() {
 	d.direct = true
 	s.mu.Unlock()
 	if !b.empty() {
+		d.pulse.direct.Store(true)
 		_ = d.send(b) // where it fails, the reader knows why
+		d.pulse.direct.Store(false)
 	}
 	s.mu.Lock()
 	d.direct = false

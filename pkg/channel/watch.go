@@ -130,6 +130,7 @@ type stateLog struct {
 	mu      sync.Mutex
 	waiting []NodeInfo
 	runs    bool
+	rests   chan struct{} // closed when it does not run any more
 }
 
 // maxWaitingStates bounds the changes that wait for a log that blocks; more are
@@ -146,7 +147,7 @@ func (m *Manager) logState(i NodeInfo) {
 	}
 	l.waiting = append(l.waiting, i)
 	if !l.runs {
-		l.runs = true
+		l.runs, l.rests = true, make(chan struct{})
 		go m.writeStates()
 	}
 }
@@ -157,6 +158,7 @@ func (m *Manager) writeStates() {
 		l.mu.Lock()
 		if len(l.waiting) == 0 {
 			l.runs = false
+			close(l.rests)
 			l.mu.Unlock()
 			return
 		}
@@ -171,3 +173,22 @@ func (m *Manager) writeStates() {
 			zap.String("peer", i.Process), zap.Uint32("incarnation", i.Incarnation), zap.String("reason", i.Reason))
 	}
 }
+
+// flush waits until what was told is written, if the log takes it soon.
+func (l *stateLog) flush() {
+	l.mu.Lock()
+	runs, rests := l.runs, l.rests
+	l.mu.Unlock()
+	if !runs {
+		return
+	}
+	bound := time.NewTimer(logBound)
+	defer bound.Stop()
+	select {
+	case <-rests:
+	case <-bound.C:
+	}
+}
+
+// logBound is how long the end of a process waits for a log that blocks.
+const logBound = 200 * time.Millisecond

@@ -47,6 +47,7 @@ func (d dispatcher) Dispatch(r *channel.Request) (<-chan struct{}, *channel.Fail
 	in := r.Owner.(*inbound)
 	in.svc, in.Size, in.Push = s, r.Size(), r.Push
 	if !r.Place(in) {
+		r.Payload = nil
 		return nil, nil
 	}
 	d.m.work.add(in)
@@ -131,6 +132,7 @@ func (in *inbound) Cancel(cause error) bool {
 	if in.svc.reg.Remove(in) {
 		in.mesh.work.remove(in)
 		in.end(context.Canceled)
+		in.req.Payload = nil
 		return true
 	}
 	if !errors.Is(cause, channel.ErrDraining) {
@@ -146,6 +148,7 @@ func (in *inbound) Reject(reason error) {
 	if in.Push {
 		in.mesh.ch.Counters.PushesRefused.Add(1)
 	}
+	in.req.Payload = nil
 	in.req.Fail(refusal(reason))
 }
 
@@ -153,6 +156,8 @@ func (in *inbound) Reject(reason error) {
 func (in *inbound) Run() {
 	r := &in.req
 	defer in.mesh.work.remove(in)
+	payload := r.Payload
+	r.Payload = nil // it is the handler's; the answer may wait long
 	if !r.Due.IsZero() && !time.Now().Before(r.Due) {
 		in.end(context.DeadlineExceeded)
 		if r.Push {
@@ -169,7 +174,7 @@ func (in *inbound) Run() {
 		}
 		in.end(context.Canceled)
 	}()
-	reply, err := in.svc.run(in)
+	reply, err := in.svc.run(in, payload)
 	headers, trailers := in.metadata()
 	if err != nil {
 		in.failed(err, headers, trailers) // calls the error's methods, which may panic too
@@ -181,12 +186,12 @@ func (in *inbound) Run() {
 
 // run calls the method of a generated service, or the plain handler, inside the
 // interceptors.
-func (s *Service) run(in *inbound) ([]byte, error) {
+func (s *Service) run(in *inbound, request []byte) ([]byte, error) {
 	r := &in.req
 	if m, ok := (*s.methods.Load())[r.Method]; ok {
 		in.full = r.Method
 		decode := func(v any) error {
-			if err := unmarshal(r.Payload, v); err != nil {
+			if err := unmarshal(request, v); err != nil {
 				return status.Error(codes.InvalidArgument, "the request cannot be decoded: "+err.Error())
 			}
 			return nil
@@ -198,11 +203,11 @@ func (s *Service) run(in *inbound) ([]byte, error) {
 		return marshal(v)
 	}
 	if s.mesh.intercept == nil {
-		return s.handler(in, r.Method, r.Payload)
+		return s.handler(in, r.Method, request)
 	}
 	in.full = "/" + in.known() + "/" + strings.TrimPrefix(r.Method, "/")
 	info := &grpc.UnaryServerInfo{Server: s, FullMethod: in.full}
-	v, err := s.mesh.intercept(in, r.Payload, info, func(ctx context.Context, req any) (any, error) {
+	v, err := s.mesh.intercept(in, request, info, func(ctx context.Context, req any) (any, error) {
 		payload, _ := req.([]byte)
 		return s.handler(ctx, r.Method, payload)
 	})

@@ -108,7 +108,7 @@ func TestBadCommands(t *testing.T) {
 		{"serve --table " + table + " --open __x", "which is for options"},
 		{"serve --listen nowhere", "is absent from the table"},
 		{"serve --listen 127.0.0.1:x", "which is not a number"},
-		{"serve --listen 0.0.0.0:0", "set insecure to allow it"},
+		{"serve --listen 0.0.0.0:0", "--insecure"},
 		{"serve --listen 127.0.0.1:0 --example nothing", "there are simpledb and pingserver"},
 		{"serve --listen 127.0.0.1:0 --example simpledb --example simpledb", "--example simpledb: "},
 		{"serve --listen 127.0.0.1:0 --log xml", "write json or console"},
