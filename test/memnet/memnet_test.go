@@ -9,8 +9,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/meshnode/meshnode/test/memnet"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestFreezeCutAndRefuse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
