@@ -14,8 +14,6 @@ import (
 	meshv1 "github.com/meshnode/meshnode/proto/mesh/v1"
 )
 
-const codeInternal = codes.Internal
-
 // agent is the listening end of a link: it joins what arrives, has it
 // dispatched, and sends the answers. Its writer is the goroutine of the gRPC
 // handler, its reader a goroutine of its own.

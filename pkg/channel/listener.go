@@ -194,8 +194,7 @@ func (l *Listener) dismiss() {
 	l.checkNone()
 }
 
-// accept waits for the dialler's hello, checks it, and answers with ours, which
-// is the acceptance.
+// accept waits for the dialler's hello and checks it; agent.greet answers it.
 func (l *Listener) accept(s stream, k *link) (*agent, *inbox, error) {
 	type first struct {
 		in  *inbox

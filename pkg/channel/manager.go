@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -82,11 +83,16 @@ func (m *Manager) Reload(u Update) {
 	}
 }
 
+// known returns the sender of a node; nil where none was made.
+func (m *Manager) known(name string) *sender {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.senders[name]
+}
+
 // sender returns the sender of a node, made at first use.
 func (m *Manager) sender(name string) *sender {
-	m.mu.RLock()
-	s := m.senders[name]
-	m.mu.RUnlock()
+	s := m.known(name)
 	if s != nil {
 		return s
 	}
@@ -102,9 +108,7 @@ func (m *Manager) sender(name string) *sender {
 
 // Entry returns what the table says of a node.
 func (m *Manager) Entry(name string) Entry {
-	m.mu.RLock()
-	s := m.senders[name]
-	m.mu.RUnlock()
+	s := m.known(name)
 	if s == nil {
 		return Entry{}
 	}
@@ -115,9 +119,7 @@ func (m *Manager) Entry(name string) Entry {
 
 // Node returns the state of a node.
 func (m *Manager) Node(name string) NodeInfo {
-	m.mu.RLock()
-	s := m.senders[name]
-	m.mu.RUnlock()
+	s := m.known(name)
 	if s == nil {
 		return NodeInfo{Node: name}
 	}
@@ -131,7 +133,7 @@ func (m *Manager) all() []*sender {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	ss := slices.Collect(maps.Values(m.senders))
-	slices.SortFunc(ss, func(a, b *sender) int { return cmpString(a.node.name, b.node.name) })
+	slices.SortFunc(ss, func(a, b *sender) int { return strings.Compare(a.node.name, b.node.name) })
 	return ss
 }
 
@@ -152,8 +154,7 @@ func (m *Manager) Do(ctx context.Context, msg *Message) (Reply, error) {
 	s.mu.Lock()
 	direct := s.submit(c)
 	if c.settled {
-		// An accepted push stays in the line; whatever else is done with.
-		o := c.early // an accepted push is in the line, where others may take it now
+		o := c.early // read here: an accepted push may be sent, and reused, at once
 		s.mu.Unlock()
 		return m.finish(c, o)
 	}

@@ -84,8 +84,7 @@ func (n *node) lost(o *outlet, cause error, now time.Time) {
 	orderly := cause == nil && o.idle()
 	if orderly {
 		o.unsure = 0 // the listener placed what it had read before it ended the stream
-	}
-	if !orderly {
+	} else {
 		n.counters.LinksLost.Add(1)
 	}
 	if cause == nil {

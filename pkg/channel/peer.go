@@ -55,12 +55,13 @@ func readHello(h *meshv1.Hello) (Peer, peerLimits, error) {
 	fail := func(format string, args ...any) (Peer, peerLimits, error) {
 		return Peer{}, peerLimits{}, fmt.Errorf(format, args...)
 	}
-	switch {
-	case h.GetVersion() != version:
+	if h.GetVersion() != version {
 		return Peer{}, peerLimits{}, versionError(h.GetVersion())
-	case CheckProcess(h.GetProcess()) != nil:
-		return fail("hello.process: %w", CheckProcess(h.GetProcess()))
-	case h.GetIncarnation() == 0:
+	}
+	if err := CheckProcess(h.GetProcess()); err != nil {
+		return fail("hello.process: %w", err)
+	}
+	if h.GetIncarnation() == 0 {
 		return fail("hello.incarnation is 0; choose a random one at start")
 	}
 	if h.GetNode() != "" {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
 	meshv1 "github.com/meshnode/meshnode/proto/mesh/v1"
@@ -77,7 +78,7 @@ func (r *Request) Reply(rep Reply) {
 	n, limit := int64(len(rep.Payload)), min(a.limits.message, a.opt.Limits.MessageBytes)
 	switch {
 	case headerBytes(rep.Headers)+headerBytes(rep.Trailers) > maxHeaderBytes:
-		r.Fail(&Failure{Reason: meshv1.Reason_REASON_HANDLER, Code: codeInternal,
+		r.Fail(&Failure{Reason: meshv1.Reason_REASON_HANDLER, Code: codes.Internal,
 			Message: fmt.Sprintf("the reply's headers and trailers are longer than %d bytes", maxHeaderBytes)})
 		return
 	case n > limit, n > partBytes && weight(uint64(n)) > a.limits.unfinished:

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"time"
 
@@ -35,6 +34,9 @@ type dialled struct {
 	writing bool // the writer
 	direct  bool // a caller
 }
+
+// free says that nobody is in Send, and that the peer reads.
+func (d *dialled) free() bool { return !d.writing && !d.direct && !d.pulse.peerStopped.Load() }
 
 func newSender(m *Manager, name string) *sender {
 	s := &sender{m: m, links: make(map[*dialled]struct{})}
@@ -115,9 +117,8 @@ func (s *sender) wake(o *outlet) {
 // peer has read it and Send cannot block.
 func (s *sender) submit(c *call) (direct bool) {
 	n := &s.node
-	if !c.Push && !c.isLarge() && n.phase == phaseOpen && !n.link.link.writing && !n.link.link.direct && !n.link.link.pulse.peerStopped.Load() && n.link.quiet() && n.line.head == nil {
-		s.muted, direct = true, true
-	}
+	direct = !c.Push && !c.isLarge() && n.phase == phaseOpen && n.line.head == nil && n.link.quiet() && n.link.link.free()
+	s.muted = direct
 	n.submit(c, time.Now())
 	s.muted = false
 	return direct && !c.settled
@@ -159,6 +160,7 @@ func (s *sender) fill(d *dialled, o *outlet, b *batch) (halfClose bool) {
 	d.writing = !b.empty()
 	return halfClose
 }
+
 func (s *sender) cut(o *outlet, cause error) { o.link.end(cause) }
 func (s *sender) recycle(c *call)            { s.m.calls.put(c) }
 func (s *sender) random() float64            { return rand.Float64() }
@@ -311,5 +313,3 @@ func (s *sender) finish() {
 		s.timer.Stop()
 	}
 }
-
-func cmpString(a, b string) int { return strings.Compare(a, b) }

@@ -176,10 +176,13 @@ func (m *Mesh) outgoing(ctx context.Context, msg *channel.Message, o *callOption
 	// The trace of WithTrace comes first, then headers, then the trace of the
 	// message that is being handled.
 	t, own := ctx.Value(traceKey{}).(Trace)
-	if !own {
-		t = TraceFrom(ctx)
+	if in := inboundOf(ctx); in != nil && !own {
+		t = in.trace()
 	}
 	msg.Tag = t.Tag
+	if t.Parent == "" && t.State == "" {
+		return nil
+	}
 	for _, h := range []struct{ key, value string }{{headerParent, t.Parent}, {headerState, t.State}} {
 		is := func(x channel.Header) bool { return x.Key == h.key }
 		if h.value == "" || !own && slices.ContainsFunc(msg.Headers, is) {
