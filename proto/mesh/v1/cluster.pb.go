@@ -242,6 +242,98 @@ func (x *LinkResponse) GetFrames() []*Frame {
 	return nil
 }
 
+// ServeRequest goes from the program to the listener.
+type ServeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// frames: as in LinkRequest.
+	Frames        []*Frame `protobuf:"bytes,1,rep,name=frames,proto3" json:"frames,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServeRequest) Reset() {
+	*x = ServeRequest{}
+	mi := &file_mesh_v1_cluster_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServeRequest) ProtoMessage() {}
+
+func (x *ServeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_v1_cluster_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServeRequest.ProtoReflect.Descriptor instead.
+func (*ServeRequest) Descriptor() ([]byte, []int) {
+	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ServeRequest) GetFrames() []*Frame {
+	if x != nil {
+		return x.Frames
+	}
+	return nil
+}
+
+// ServeResponse goes from the listener to the program.
+type ServeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// frames: as in LinkRequest.
+	Frames        []*Frame `protobuf:"bytes,1,rep,name=frames,proto3" json:"frames,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServeResponse) Reset() {
+	*x = ServeResponse{}
+	mi := &file_mesh_v1_cluster_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServeResponse) ProtoMessage() {}
+
+func (x *ServeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_v1_cluster_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServeResponse.ProtoReflect.Descriptor instead.
+func (*ServeResponse) Descriptor() ([]byte, []int) {
+	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ServeResponse) GetFrames() []*Frame {
+	if x != nil {
+		return x.Frames
+	}
+	return nil
+}
+
 // Frame is the unit of the protocol, the same in both directions.
 type Frame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -253,6 +345,9 @@ type Frame struct {
 	// body: an unset or unknown body upwards is answered with a failure (invalid
 	// request) for its session; downwards it is ignored.
 	//
+	// "Upwards" below is the direction of requests: from the dialler on Link, from
+	// the listener on Serve.
+	//
 	// Types that are valid to be assigned to Body:
 	//
 	//	*Frame_Hello
@@ -263,6 +358,13 @@ type Frame struct {
 	//	*Frame_Cancel
 	//	*Frame_Goaway
 	//	*Frame_Heartbeat
+	//	*Frame_Register
+	//	*Frame_Unregister
+	//	*Frame_Registered
+	//	*Frame_Message
+	//	*Frame_HalfClose
+	//	*Frame_Window
+	//	*Frame_StreamHeaders
 	Body          isFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -270,7 +372,7 @@ type Frame struct {
 
 func (x *Frame) Reset() {
 	*x = Frame{}
-	mi := &file_mesh_v1_cluster_proto_msgTypes[2]
+	mi := &file_mesh_v1_cluster_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -282,7 +384,7 @@ func (x *Frame) String() string {
 func (*Frame) ProtoMessage() {}
 
 func (x *Frame) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_v1_cluster_proto_msgTypes[2]
+	mi := &file_mesh_v1_cluster_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -295,7 +397,7 @@ func (x *Frame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frame.ProtoReflect.Descriptor instead.
 func (*Frame) Descriptor() ([]byte, []int) {
-	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{2}
+	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Frame) GetSession() uint64 {
@@ -384,6 +486,69 @@ func (x *Frame) GetHeartbeat() *Heartbeat {
 	return nil
 }
 
+func (x *Frame) GetRegister() *Register {
+	if x != nil {
+		if x, ok := x.Body.(*Frame_Register); ok {
+			return x.Register
+		}
+	}
+	return nil
+}
+
+func (x *Frame) GetUnregister() *Unregister {
+	if x != nil {
+		if x, ok := x.Body.(*Frame_Unregister); ok {
+			return x.Unregister
+		}
+	}
+	return nil
+}
+
+func (x *Frame) GetRegistered() *Registered {
+	if x != nil {
+		if x, ok := x.Body.(*Frame_Registered); ok {
+			return x.Registered
+		}
+	}
+	return nil
+}
+
+func (x *Frame) GetMessage() *StreamMessage {
+	if x != nil {
+		if x, ok := x.Body.(*Frame_Message); ok {
+			return x.Message
+		}
+	}
+	return nil
+}
+
+func (x *Frame) GetHalfClose() *HalfClose {
+	if x != nil {
+		if x, ok := x.Body.(*Frame_HalfClose); ok {
+			return x.HalfClose
+		}
+	}
+	return nil
+}
+
+func (x *Frame) GetWindow() *Window {
+	if x != nil {
+		if x, ok := x.Body.(*Frame_Window); ok {
+			return x.Window
+		}
+	}
+	return nil
+}
+
+func (x *Frame) GetStreamHeaders() *StreamHeaders {
+	if x != nil {
+		if x, ok := x.Body.(*Frame_StreamHeaders); ok {
+			return x.StreamHeaders
+		}
+	}
+	return nil
+}
+
 type isFrame_Body interface {
 	isFrame_Body()
 }
@@ -425,7 +590,42 @@ type Frame_Goaway struct {
 
 type Frame_Heartbeat struct {
 	// heartbeat: both ways. The speaker is alive.
-	Heartbeat *Heartbeat `protobuf:"bytes,9,opt,name=heartbeat,proto3,oneof"` // 16 to 31 are kept for streams.
+	Heartbeat *Heartbeat `protobuf:"bytes,9,opt,name=heartbeat,proto3,oneof"`
+}
+
+type Frame_Register struct {
+	// register: Serve only, from the program. Answered by registered or failure.
+	Register *Register `protobuf:"bytes,10,opt,name=register,proto3,oneof"`
+}
+
+type Frame_Unregister struct {
+	// unregister: Serve only, from the program. Answered by registered.
+	Unregister *Unregister `protobuf:"bytes,11,opt,name=unregister,proto3,oneof"`
+}
+
+type Frame_Registered struct {
+	// registered: Serve only, to the program.
+	Registered *Registered `protobuf:"bytes,12,opt,name=registered,proto3,oneof"`
+}
+
+type Frame_Message struct {
+	// message: both ways. The next message of a stream.
+	Message *StreamMessage `protobuf:"bytes,16,opt,name=message,proto3,oneof"`
+}
+
+type Frame_HalfClose struct {
+	// half_close: upwards. The caller sends no more messages on this stream.
+	HalfClose *HalfClose `protobuf:"bytes,17,opt,name=half_close,json=halfClose,proto3,oneof"`
+}
+
+type Frame_Window struct {
+	// window: both ways. The speaker takes more of a stream.
+	Window *Window `protobuf:"bytes,18,opt,name=window,proto3,oneof"`
+}
+
+type Frame_StreamHeaders struct {
+	// stream_headers: downwards, before the first message and at most once.
+	StreamHeaders *StreamHeaders `protobuf:"bytes,19,opt,name=stream_headers,json=streamHeaders,proto3,oneof"`
 }
 
 func (*Frame_Hello) isFrame_Body() {}
@@ -443,6 +643,20 @@ func (*Frame_Cancel) isFrame_Body() {}
 func (*Frame_Goaway) isFrame_Body() {}
 
 func (*Frame_Heartbeat) isFrame_Body() {}
+
+func (*Frame_Register) isFrame_Body() {}
+
+func (*Frame_Unregister) isFrame_Body() {}
+
+func (*Frame_Registered) isFrame_Body() {}
+
+func (*Frame_Message) isFrame_Body() {}
+
+func (*Frame_HalfClose) isFrame_Body() {}
+
+func (*Frame_Window) isFrame_Body() {}
+
+func (*Frame_StreamHeaders) isFrame_Body() {}
 
 // Hello introduces a process to the other one. The dialler speaks first and
 // sends nothing else before it has the listener's.
@@ -478,14 +692,17 @@ type Hello struct {
 	MaxUnfinishedBytes uint64 `protobuf:"varint,9,opt,name=max_unfinished_bytes,json=maxUnfinishedBytes,proto3" json:"max_unfinished_bytes,omitempty"`
 	// max_calls bounds the calls that the speaker takes on this link and has not
 	// answered. Default 16384. Beyond it calls are refused: overloaded.
-	MaxCalls      uint32 `protobuf:"varint,10,opt,name=max_calls,json=maxCalls,proto3" json:"max_calls,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	MaxCalls uint32 `protobuf:"varint,10,opt,name=max_calls,json=maxCalls,proto3" json:"max_calls,omitempty"`
+	// stream_window_bytes is what the speaker takes of each stream before it says
+	// window. Default 65536. Only where both said the feature "streams".
+	StreamWindowBytes uint32 `protobuf:"varint,11,opt,name=stream_window_bytes,json=streamWindowBytes,proto3" json:"stream_window_bytes,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_mesh_v1_cluster_proto_msgTypes[3]
+	mi := &file_mesh_v1_cluster_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -497,7 +714,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_v1_cluster_proto_msgTypes[3]
+	mi := &file_mesh_v1_cluster_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -510,7 +727,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{3}
+	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Hello) GetVersion() uint32 {
@@ -583,6 +800,13 @@ func (x *Hello) GetMaxCalls() uint32 {
 	return 0
 }
 
+func (x *Hello) GetStreamWindowBytes() uint32 {
+	if x != nil {
+		return x.StreamWindowBytes
+	}
+	return 0
+}
+
 // Request begins a call or a push.
 type Request struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -610,14 +834,25 @@ type Request struct {
 	Payload []byte `protobuf:"bytes,8,opt,name=payload,proto3" json:"payload,omitempty"`
 	// total_size of a payload of more than 32768 bytes, exact. The rest follows
 	// in parts. 0: the payload is whole.
-	TotalSize     uint64 `protobuf:"varint,9,opt,name=total_size,json=totalSize,proto3" json:"total_size,omitempty"`
+	TotalSize uint64 `protobuf:"varint,9,opt,name=total_size,json=totalSize,proto3" json:"total_size,omitempty"`
+	// hops that the message has made before this link. Whoever forwards a message
+	// adds 1; at 8 it is refused: FAILED_PRECONDITION, a loop.
+	Hops uint32 `protobuf:"varint,10,opt,name=hops,proto3" json:"hops,omitempty"`
+	// on_behalf is the identity of the first caller where the speaker forwards
+	// for it. Believed only from peers that the listener's rules name.
+	OnBehalf string `protobuf:"bytes,11,opt,name=on_behalf,json=onBehalf,proto3" json:"on_behalf,omitempty"`
+	// stream: the session is a stream, not a single call. payload is empty;
+	// messages follow, both ways, until half_close upwards and reply or failure
+	// downwards, which end it and are its one outcome. Only where both said the
+	// feature "streams".
+	Stream        bool `protobuf:"varint,12,opt,name=stream,proto3" json:"stream,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_mesh_v1_cluster_proto_msgTypes[4]
+	mi := &file_mesh_v1_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -629,7 +864,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_v1_cluster_proto_msgTypes[4]
+	mi := &file_mesh_v1_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -642,7 +877,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{4}
+	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Request) GetAddress() isRequest_Address {
@@ -719,6 +954,27 @@ func (x *Request) GetTotalSize() uint64 {
 	return 0
 }
 
+func (x *Request) GetHops() uint32 {
+	if x != nil {
+		return x.Hops
+	}
+	return 0
+}
+
+func (x *Request) GetOnBehalf() string {
+	if x != nil {
+		return x.OnBehalf
+	}
+	return ""
+}
+
+func (x *Request) GetStream() bool {
+	if x != nil {
+		return x.Stream
+	}
+	return false
+}
+
 type isRequest_Address interface {
 	isRequest_Address()
 }
@@ -752,7 +1008,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_mesh_v1_cluster_proto_msgTypes[5]
+	mi := &file_mesh_v1_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -764,7 +1020,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_v1_cluster_proto_msgTypes[5]
+	mi := &file_mesh_v1_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -777,7 +1033,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{5}
+	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Header) GetKey() string {
@@ -812,7 +1068,7 @@ type Reply struct {
 
 func (x *Reply) Reset() {
 	*x = Reply{}
-	mi := &file_mesh_v1_cluster_proto_msgTypes[6]
+	mi := &file_mesh_v1_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -824,7 +1080,7 @@ func (x *Reply) String() string {
 func (*Reply) ProtoMessage() {}
 
 func (x *Reply) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_v1_cluster_proto_msgTypes[6]
+	mi := &file_mesh_v1_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -837,7 +1093,7 @@ func (x *Reply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reply.ProtoReflect.Descriptor instead.
 func (*Reply) Descriptor() ([]byte, []int) {
-	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Reply) GetPayload() []byte {
@@ -892,7 +1148,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_mesh_v1_cluster_proto_msgTypes[7]
+	mi := &file_mesh_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +1160,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_v1_cluster_proto_msgTypes[7]
+	mi := &file_mesh_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +1173,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Failure) GetReason() Reason {
@@ -975,7 +1231,7 @@ type Part struct {
 
 func (x *Part) Reset() {
 	*x = Part{}
-	mi := &file_mesh_v1_cluster_proto_msgTypes[8]
+	mi := &file_mesh_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1243,7 @@ func (x *Part) String() string {
 func (*Part) ProtoMessage() {}
 
 func (x *Part) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_v1_cluster_proto_msgTypes[8]
+	mi := &file_mesh_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1256,7 @@ func (x *Part) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Part.ProtoReflect.Descriptor instead.
 func (*Part) Descriptor() ([]byte, []int) {
-	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Part) GetPayload() []byte {
@@ -1020,7 +1276,7 @@ type Cancel struct {
 
 func (x *Cancel) Reset() {
 	*x = Cancel{}
-	mi := &file_mesh_v1_cluster_proto_msgTypes[9]
+	mi := &file_mesh_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1288,7 @@ func (x *Cancel) String() string {
 func (*Cancel) ProtoMessage() {}
 
 func (x *Cancel) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_v1_cluster_proto_msgTypes[9]
+	mi := &file_mesh_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1301,7 @@ func (x *Cancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cancel.ProtoReflect.Descriptor instead.
 func (*Cancel) Descriptor() ([]byte, []int) {
-	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 // Goaway says that the listener takes no more requests. Requests above
@@ -1064,7 +1320,7 @@ type Goaway struct {
 
 func (x *Goaway) Reset() {
 	*x = Goaway{}
-	mi := &file_mesh_v1_cluster_proto_msgTypes[10]
+	mi := &file_mesh_v1_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1076,7 +1332,7 @@ func (x *Goaway) String() string {
 func (*Goaway) ProtoMessage() {}
 
 func (x *Goaway) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_v1_cluster_proto_msgTypes[10]
+	mi := &file_mesh_v1_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1089,7 +1345,7 @@ func (x *Goaway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goaway.ProtoReflect.Descriptor instead.
 func (*Goaway) Descriptor() ([]byte, []int) {
-	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Goaway) GetLastSession() uint64 {
@@ -1119,7 +1375,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_mesh_v1_cluster_proto_msgTypes[11]
+	mi := &file_mesh_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1131,7 +1387,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_mesh_v1_cluster_proto_msgTypes[11]
+	mi := &file_mesh_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1144,7 +1400,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{11}
+	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Heartbeat) GetReadingStopped() bool {
@@ -1152,6 +1408,497 @@ func (x *Heartbeat) GetReadingStopped() bool {
 		return x.ReadingStopped
 	}
 	return false
+}
+
+// StreamMessage is one message of a stream. It counts against the window that
+// the receiver gave: its payload and 64 bytes. A speaker begins a message while
+// the window is above zero; a large one may take it below.
+type StreamMessage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// payload, or its first 32768 bytes where total_size is set.
+	Payload []byte `protobuf:"bytes,1,opt,name=payload,proto3" json:"payload,omitempty"`
+	// total_size: as in Request.
+	TotalSize     uint64 `protobuf:"varint,2,opt,name=total_size,json=totalSize,proto3" json:"total_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamMessage) Reset() {
+	*x = StreamMessage{}
+	mi := &file_mesh_v1_cluster_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamMessage) ProtoMessage() {}
+
+func (x *StreamMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_v1_cluster_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamMessage.ProtoReflect.Descriptor instead.
+func (*StreamMessage) Descriptor() ([]byte, []int) {
+	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *StreamMessage) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *StreamMessage) GetTotalSize() uint64 {
+	if x != nil {
+		return x.TotalSize
+	}
+	return 0
+}
+
+// HalfClose says that the caller's messages on this stream are over.
+type HalfClose struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HalfClose) Reset() {
+	*x = HalfClose{}
+	mi := &file_mesh_v1_cluster_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HalfClose) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HalfClose) ProtoMessage() {}
+
+func (x *HalfClose) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_v1_cluster_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HalfClose.ProtoReflect.Descriptor instead.
+func (*HalfClose) Descriptor() ([]byte, []int) {
+	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{15}
+}
+
+// Window says that the speaker has consumed messages of this stream.
+type Window struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// bytes to add to the window: payloads and 64 bytes for each message.
+	Bytes         uint64 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Window) Reset() {
+	*x = Window{}
+	mi := &file_mesh_v1_cluster_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Window) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Window) ProtoMessage() {}
+
+func (x *Window) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_v1_cluster_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Window.ProtoReflect.Descriptor instead.
+func (*Window) Descriptor() ([]byte, []int) {
+	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Window) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+// StreamHeaders are what the handler of a stream sets before its first message.
+type StreamHeaders struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// headers: gRPC metadata, 8 KiB together at most.
+	Headers       []*Header `protobuf:"bytes,1,rep,name=headers,proto3" json:"headers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamHeaders) Reset() {
+	*x = StreamHeaders{}
+	mi := &file_mesh_v1_cluster_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamHeaders) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamHeaders) ProtoMessage() {}
+
+func (x *StreamHeaders) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_v1_cluster_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamHeaders.ProtoReflect.Descriptor instead.
+func (*StreamHeaders) Descriptor() ([]byte, []int) {
+	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *StreamHeaders) GetHeaders() []*Header {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+// Register offers a name to the mesh, on Serve.
+type Register struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name with its sign: "@model". Without one it is taken as "@".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// shared: several programs may serve the name, if all of them said so. Each
+	// message goes to one of them, the one with the fewest in flight.
+	Shared        bool `protobuf:"varint,2,opt,name=shared,proto3" json:"shared,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Register) Reset() {
+	*x = Register{}
+	mi := &file_mesh_v1_cluster_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Register) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Register) ProtoMessage() {}
+
+func (x *Register) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_v1_cluster_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Register.ProtoReflect.Descriptor instead.
+func (*Register) Descriptor() ([]byte, []int) {
+	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Register) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Register) GetShared() bool {
+	if x != nil {
+		return x.Shared
+	}
+	return false
+}
+
+// Unregister takes a name back. Requests that came before are still answered.
+type Unregister struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name with its sign.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Unregister) Reset() {
+	*x = Unregister{}
+	mi := &file_mesh_v1_cluster_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Unregister) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Unregister) ProtoMessage() {}
+
+func (x *Unregister) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_v1_cluster_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Unregister.ProtoReflect.Descriptor instead.
+func (*Unregister) Descriptor() ([]byte, []int) {
+	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Unregister) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// Registered says that a register or unregister was done.
+type Registered struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// handle of the service, in this life of the listener.
+	Handle        uint64 `protobuf:"varint,1,opt,name=handle,proto3" json:"handle,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Registered) Reset() {
+	*x = Registered{}
+	mi := &file_mesh_v1_cluster_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Registered) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Registered) ProtoMessage() {}
+
+func (x *Registered) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_v1_cluster_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Registered.ProtoReflect.Descriptor instead.
+func (*Registered) Descriptor() ([]byte, []int) {
+	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Registered) GetHandle() uint64 {
+	if x != nil {
+		return x.Handle
+	}
+	return 0
+}
+
+// CallRequest is one message for any node that the process knows.
+type CallRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// target: "db@sdb", "db:00000001000000a0", or "@sdb" for the process itself.
+	Target string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	// method: as in Request.
+	Method string `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
+	// payload of the request.
+	Payload []byte `protobuf:"bytes,3,opt,name=payload,proto3" json:"payload,omitempty"`
+	// json is the payload as JSON, instead of payload. The method must be a full
+	// gRPC method, and its node must answer reflection; the answer is JSON too.
+	Json string `protobuf:"bytes,4,opt,name=json,proto3" json:"json,omitempty"`
+	// push: the answer comes once the message stands in the line of an open link.
+	Push bool `protobuf:"varint,5,opt,name=push,proto3" json:"push,omitempty"`
+	// no_wait: fail at once where the node is absent, instead of waiting for it.
+	NoWait bool `protobuf:"varint,6,opt,name=no_wait,json=noWait,proto3" json:"no_wait,omitempty"`
+	// trace_tag is a skynet trace tag, or empty.
+	TraceTag      string `protobuf:"bytes,7,opt,name=trace_tag,json=traceTag,proto3" json:"trace_tag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CallRequest) Reset() {
+	*x = CallRequest{}
+	mi := &file_mesh_v1_cluster_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallRequest) ProtoMessage() {}
+
+func (x *CallRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_v1_cluster_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallRequest.ProtoReflect.Descriptor instead.
+func (*CallRequest) Descriptor() ([]byte, []int) {
+	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *CallRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *CallRequest) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *CallRequest) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *CallRequest) GetJson() string {
+	if x != nil {
+		return x.Json
+	}
+	return ""
+}
+
+func (x *CallRequest) GetPush() bool {
+	if x != nil {
+		return x.Push
+	}
+	return false
+}
+
+func (x *CallRequest) GetNoWait() bool {
+	if x != nil {
+		return x.NoWait
+	}
+	return false
+}
+
+func (x *CallRequest) GetTraceTag() string {
+	if x != nil {
+		return x.TraceTag
+	}
+	return ""
+}
+
+// CallResponse is the answer of a call, empty for a push. What the handler set
+// as headers and trailers is in the gRPC metadata.
+type CallResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// payload of the reply.
+	Payload []byte `protobuf:"bytes,1,opt,name=payload,proto3" json:"payload,omitempty"`
+	// json is the reply as JSON where the request was.
+	Json          string `protobuf:"bytes,2,opt,name=json,proto3" json:"json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CallResponse) Reset() {
+	*x = CallResponse{}
+	mi := &file_mesh_v1_cluster_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallResponse) ProtoMessage() {}
+
+func (x *CallResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mesh_v1_cluster_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallResponse.ProtoReflect.Descriptor instead.
+func (*CallResponse) Descriptor() ([]byte, []int) {
+	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *CallResponse) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *CallResponse) GetJson() string {
+	if x != nil {
+		return x.Json
+	}
+	return ""
 }
 
 var File_mesh_v1_cluster_proto protoreflect.FileDescriptor
@@ -1162,7 +1909,11 @@ const file_mesh_v1_cluster_proto_rawDesc = "" +
 	"\vLinkRequest\x12&\n" +
 	"\x06frames\x18\x01 \x03(\v2\x0e.mesh.v1.FrameR\x06frames\"6\n" +
 	"\fLinkResponse\x12&\n" +
-	"\x06frames\x18\x01 \x03(\v2\x0e.mesh.v1.FrameR\x06frames\"\x84\x03\n" +
+	"\x06frames\x18\x01 \x03(\v2\x0e.mesh.v1.FrameR\x06frames\"6\n" +
+	"\fServeRequest\x12&\n" +
+	"\x06frames\x18\x01 \x03(\v2\x0e.mesh.v1.FrameR\x06frames\"7\n" +
+	"\rServeResponse\x12&\n" +
+	"\x06frames\x18\x01 \x03(\v2\x0e.mesh.v1.FrameR\x06frames\"\xf8\x05\n" +
 	"\x05Frame\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12&\n" +
 	"\x05hello\x18\x02 \x01(\v2\x0e.mesh.v1.HelloH\x00R\x05hello\x12,\n" +
@@ -1172,8 +1923,21 @@ const file_mesh_v1_cluster_proto_rawDesc = "" +
 	"\x04part\x18\x06 \x01(\v2\r.mesh.v1.PartH\x00R\x04part\x12)\n" +
 	"\x06cancel\x18\a \x01(\v2\x0f.mesh.v1.CancelH\x00R\x06cancel\x12)\n" +
 	"\x06goaway\x18\b \x01(\v2\x0f.mesh.v1.GoawayH\x00R\x06goaway\x122\n" +
-	"\theartbeat\x18\t \x01(\v2\x12.mesh.v1.HeartbeatH\x00R\theartbeatB\x06\n" +
-	"\x04body\"\xe4\x02\n" +
+	"\theartbeat\x18\t \x01(\v2\x12.mesh.v1.HeartbeatH\x00R\theartbeat\x12/\n" +
+	"\bregister\x18\n" +
+	" \x01(\v2\x11.mesh.v1.RegisterH\x00R\bregister\x125\n" +
+	"\n" +
+	"unregister\x18\v \x01(\v2\x13.mesh.v1.UnregisterH\x00R\n" +
+	"unregister\x125\n" +
+	"\n" +
+	"registered\x18\f \x01(\v2\x13.mesh.v1.RegisteredH\x00R\n" +
+	"registered\x122\n" +
+	"\amessage\x18\x10 \x01(\v2\x16.mesh.v1.StreamMessageH\x00R\amessage\x123\n" +
+	"\n" +
+	"half_close\x18\x11 \x01(\v2\x12.mesh.v1.HalfCloseH\x00R\thalfClose\x12)\n" +
+	"\x06window\x18\x12 \x01(\v2\x0f.mesh.v1.WindowH\x00R\x06window\x12?\n" +
+	"\x0estream_headers\x18\x13 \x01(\v2\x16.mesh.v1.StreamHeadersH\x00R\rstreamHeadersB\x06\n" +
+	"\x04body\"\x94\x03\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x18\n" +
 	"\aprocess\x18\x02 \x01(\tR\aprocess\x12\x12\n" +
@@ -1185,7 +1949,8 @@ const file_mesh_v1_cluster_proto_rawDesc = "" +
 	"\x11max_message_bytes\x18\b \x01(\x04R\x0fmaxMessageBytes\x120\n" +
 	"\x14max_unfinished_bytes\x18\t \x01(\x04R\x12maxUnfinishedBytes\x12\x1b\n" +
 	"\tmax_calls\x18\n" +
-	" \x01(\rR\bmaxCalls\"\x93\x02\n" +
+	" \x01(\rR\bmaxCalls\x12.\n" +
+	"\x13stream_window_bytes\x18\v \x01(\rR\x11streamWindowBytes\"\xdc\x02\n" +
 	"\aRequest\x12\x14\n" +
 	"\x04name\x18\x01 \x01(\tH\x00R\x04name\x12\x18\n" +
 	"\x06handle\x18\x02 \x01(\x04H\x00R\x06handle\x12\x16\n" +
@@ -1197,7 +1962,11 @@ const file_mesh_v1_cluster_proto_rawDesc = "" +
 	"\ttrace_tag\x18\a \x01(\tR\btraceTag\x12\x18\n" +
 	"\apayload\x18\b \x01(\fR\apayload\x12\x1d\n" +
 	"\n" +
-	"total_size\x18\t \x01(\x04R\ttotalSizeB\t\n" +
+	"total_size\x18\t \x01(\x04R\ttotalSize\x12\x12\n" +
+	"\x04hops\x18\n" +
+	" \x01(\rR\x04hops\x12\x1b\n" +
+	"\ton_behalf\x18\v \x01(\tR\bonBehalf\x12\x16\n" +
+	"\x06stream\x18\f \x01(\bR\x06streamB\t\n" +
 	"\aaddress\"0\n" +
 	"\x06Header\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -1222,7 +1991,36 @@ const file_mesh_v1_cluster_proto_rawDesc = "" +
 	"\flast_session\x18\x01 \x01(\x04R\vlastSession\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\"4\n" +
 	"\tHeartbeat\x12'\n" +
-	"\x0freading_stopped\x18\x01 \x01(\bR\x0ereadingStopped*\xec\x02\n" +
+	"\x0freading_stopped\x18\x01 \x01(\bR\x0ereadingStopped\"H\n" +
+	"\rStreamMessage\x12\x18\n" +
+	"\apayload\x18\x01 \x01(\fR\apayload\x12\x1d\n" +
+	"\n" +
+	"total_size\x18\x02 \x01(\x04R\ttotalSize\"\v\n" +
+	"\tHalfClose\"\x1e\n" +
+	"\x06Window\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\":\n" +
+	"\rStreamHeaders\x12)\n" +
+	"\aheaders\x18\x01 \x03(\v2\x0f.mesh.v1.HeaderR\aheaders\"6\n" +
+	"\bRegister\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06shared\x18\x02 \x01(\bR\x06shared\" \n" +
+	"\n" +
+	"Unregister\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"$\n" +
+	"\n" +
+	"Registered\x12\x16\n" +
+	"\x06handle\x18\x01 \x01(\x04R\x06handle\"\xb5\x01\n" +
+	"\vCallRequest\x12\x16\n" +
+	"\x06target\x18\x01 \x01(\tR\x06target\x12\x16\n" +
+	"\x06method\x18\x02 \x01(\tR\x06method\x12\x18\n" +
+	"\apayload\x18\x03 \x01(\fR\apayload\x12\x12\n" +
+	"\x04json\x18\x04 \x01(\tR\x04json\x12\x12\n" +
+	"\x04push\x18\x05 \x01(\bR\x04push\x12\x17\n" +
+	"\ano_wait\x18\x06 \x01(\bR\x06noWait\x12\x1b\n" +
+	"\ttrace_tag\x18\a \x01(\tR\btraceTag\"<\n" +
+	"\fCallResponse\x12\x18\n" +
+	"\apayload\x18\x01 \x01(\fR\apayload\x12\x12\n" +
+	"\x04json\x18\x02 \x01(\tR\x04json*\xec\x02\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eREASON_HANDLER\x10\x01\x12\x10\n" +
@@ -1239,9 +2037,11 @@ const file_mesh_v1_cluster_proto_rawDesc = "" +
 	"\x0eREASON_EXPIRED\x10\v\x12\x14\n" +
 	"\x10REASON_CANCELLED\x10\f\x12\x18\n" +
 	"\x14REASON_NOT_PERMITTED\x10\r\x12\x1a\n" +
-	"\x16REASON_INVALID_REQUEST\x10\x0e2I\n" +
+	"\x16REASON_INVALID_REQUEST\x10\x0e2\xba\x01\n" +
 	"\x0eClusterService\x127\n" +
-	"\x04Link\x12\x14.mesh.v1.LinkRequest\x1a\x15.mesh.v1.LinkResponse(\x010\x01B3Z1github.com/meshnode/meshnode/proto/mesh/v1;meshv1b\x06proto3"
+	"\x04Link\x12\x14.mesh.v1.LinkRequest\x1a\x15.mesh.v1.LinkResponse(\x010\x01\x12:\n" +
+	"\x05Serve\x12\x15.mesh.v1.ServeRequest\x1a\x16.mesh.v1.ServeResponse(\x010\x01\x123\n" +
+	"\x04Call\x12\x14.mesh.v1.CallRequest\x1a\x15.mesh.v1.CallResponseB3Z1github.com/meshnode/meshnode/proto/mesh/v1;meshv1b\x06proto3"
 
 var (
 	file_mesh_v1_cluster_proto_rawDescOnce sync.Once
@@ -1256,48 +2056,73 @@ func file_mesh_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_mesh_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_mesh_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_mesh_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_mesh_v1_cluster_proto_goTypes = []any{
-	(Reason)(0),          // 0: mesh.v1.Reason
-	(*LinkRequest)(nil),  // 1: mesh.v1.LinkRequest
-	(*LinkResponse)(nil), // 2: mesh.v1.LinkResponse
-	(*Frame)(nil),        // 3: mesh.v1.Frame
-	(*Hello)(nil),        // 4: mesh.v1.Hello
-	(*Request)(nil),      // 5: mesh.v1.Request
-	(*Header)(nil),       // 6: mesh.v1.Header
-	(*Reply)(nil),        // 7: mesh.v1.Reply
-	(*Failure)(nil),      // 8: mesh.v1.Failure
-	(*Part)(nil),         // 9: mesh.v1.Part
-	(*Cancel)(nil),       // 10: mesh.v1.Cancel
-	(*Goaway)(nil),       // 11: mesh.v1.Goaway
-	(*Heartbeat)(nil),    // 12: mesh.v1.Heartbeat
-	(*anypb.Any)(nil),    // 13: google.protobuf.Any
+	(Reason)(0),           // 0: mesh.v1.Reason
+	(*LinkRequest)(nil),   // 1: mesh.v1.LinkRequest
+	(*LinkResponse)(nil),  // 2: mesh.v1.LinkResponse
+	(*ServeRequest)(nil),  // 3: mesh.v1.ServeRequest
+	(*ServeResponse)(nil), // 4: mesh.v1.ServeResponse
+	(*Frame)(nil),         // 5: mesh.v1.Frame
+	(*Hello)(nil),         // 6: mesh.v1.Hello
+	(*Request)(nil),       // 7: mesh.v1.Request
+	(*Header)(nil),        // 8: mesh.v1.Header
+	(*Reply)(nil),         // 9: mesh.v1.Reply
+	(*Failure)(nil),       // 10: mesh.v1.Failure
+	(*Part)(nil),          // 11: mesh.v1.Part
+	(*Cancel)(nil),        // 12: mesh.v1.Cancel
+	(*Goaway)(nil),        // 13: mesh.v1.Goaway
+	(*Heartbeat)(nil),     // 14: mesh.v1.Heartbeat
+	(*StreamMessage)(nil), // 15: mesh.v1.StreamMessage
+	(*HalfClose)(nil),     // 16: mesh.v1.HalfClose
+	(*Window)(nil),        // 17: mesh.v1.Window
+	(*StreamHeaders)(nil), // 18: mesh.v1.StreamHeaders
+	(*Register)(nil),      // 19: mesh.v1.Register
+	(*Unregister)(nil),    // 20: mesh.v1.Unregister
+	(*Registered)(nil),    // 21: mesh.v1.Registered
+	(*CallRequest)(nil),   // 22: mesh.v1.CallRequest
+	(*CallResponse)(nil),  // 23: mesh.v1.CallResponse
+	(*anypb.Any)(nil),     // 24: google.protobuf.Any
 }
 var file_mesh_v1_cluster_proto_depIdxs = []int32{
-	3,  // 0: mesh.v1.LinkRequest.frames:type_name -> mesh.v1.Frame
-	3,  // 1: mesh.v1.LinkResponse.frames:type_name -> mesh.v1.Frame
-	4,  // 2: mesh.v1.Frame.hello:type_name -> mesh.v1.Hello
-	5,  // 3: mesh.v1.Frame.request:type_name -> mesh.v1.Request
-	7,  // 4: mesh.v1.Frame.reply:type_name -> mesh.v1.Reply
-	8,  // 5: mesh.v1.Frame.failure:type_name -> mesh.v1.Failure
-	9,  // 6: mesh.v1.Frame.part:type_name -> mesh.v1.Part
-	10, // 7: mesh.v1.Frame.cancel:type_name -> mesh.v1.Cancel
-	11, // 8: mesh.v1.Frame.goaway:type_name -> mesh.v1.Goaway
-	12, // 9: mesh.v1.Frame.heartbeat:type_name -> mesh.v1.Heartbeat
-	6,  // 10: mesh.v1.Request.headers:type_name -> mesh.v1.Header
-	6,  // 11: mesh.v1.Reply.headers:type_name -> mesh.v1.Header
-	6,  // 12: mesh.v1.Reply.trailers:type_name -> mesh.v1.Header
-	0,  // 13: mesh.v1.Failure.reason:type_name -> mesh.v1.Reason
-	13, // 14: mesh.v1.Failure.details:type_name -> google.protobuf.Any
-	6,  // 15: mesh.v1.Failure.headers:type_name -> mesh.v1.Header
-	6,  // 16: mesh.v1.Failure.trailers:type_name -> mesh.v1.Header
-	1,  // 17: mesh.v1.ClusterService.Link:input_type -> mesh.v1.LinkRequest
-	2,  // 18: mesh.v1.ClusterService.Link:output_type -> mesh.v1.LinkResponse
-	18, // [18:19] is the sub-list for method output_type
-	17, // [17:18] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	5,  // 0: mesh.v1.LinkRequest.frames:type_name -> mesh.v1.Frame
+	5,  // 1: mesh.v1.LinkResponse.frames:type_name -> mesh.v1.Frame
+	5,  // 2: mesh.v1.ServeRequest.frames:type_name -> mesh.v1.Frame
+	5,  // 3: mesh.v1.ServeResponse.frames:type_name -> mesh.v1.Frame
+	6,  // 4: mesh.v1.Frame.hello:type_name -> mesh.v1.Hello
+	7,  // 5: mesh.v1.Frame.request:type_name -> mesh.v1.Request
+	9,  // 6: mesh.v1.Frame.reply:type_name -> mesh.v1.Reply
+	10, // 7: mesh.v1.Frame.failure:type_name -> mesh.v1.Failure
+	11, // 8: mesh.v1.Frame.part:type_name -> mesh.v1.Part
+	12, // 9: mesh.v1.Frame.cancel:type_name -> mesh.v1.Cancel
+	13, // 10: mesh.v1.Frame.goaway:type_name -> mesh.v1.Goaway
+	14, // 11: mesh.v1.Frame.heartbeat:type_name -> mesh.v1.Heartbeat
+	19, // 12: mesh.v1.Frame.register:type_name -> mesh.v1.Register
+	20, // 13: mesh.v1.Frame.unregister:type_name -> mesh.v1.Unregister
+	21, // 14: mesh.v1.Frame.registered:type_name -> mesh.v1.Registered
+	15, // 15: mesh.v1.Frame.message:type_name -> mesh.v1.StreamMessage
+	16, // 16: mesh.v1.Frame.half_close:type_name -> mesh.v1.HalfClose
+	17, // 17: mesh.v1.Frame.window:type_name -> mesh.v1.Window
+	18, // 18: mesh.v1.Frame.stream_headers:type_name -> mesh.v1.StreamHeaders
+	8,  // 19: mesh.v1.Request.headers:type_name -> mesh.v1.Header
+	8,  // 20: mesh.v1.Reply.headers:type_name -> mesh.v1.Header
+	8,  // 21: mesh.v1.Reply.trailers:type_name -> mesh.v1.Header
+	0,  // 22: mesh.v1.Failure.reason:type_name -> mesh.v1.Reason
+	24, // 23: mesh.v1.Failure.details:type_name -> google.protobuf.Any
+	8,  // 24: mesh.v1.Failure.headers:type_name -> mesh.v1.Header
+	8,  // 25: mesh.v1.Failure.trailers:type_name -> mesh.v1.Header
+	8,  // 26: mesh.v1.StreamHeaders.headers:type_name -> mesh.v1.Header
+	1,  // 27: mesh.v1.ClusterService.Link:input_type -> mesh.v1.LinkRequest
+	3,  // 28: mesh.v1.ClusterService.Serve:input_type -> mesh.v1.ServeRequest
+	22, // 29: mesh.v1.ClusterService.Call:input_type -> mesh.v1.CallRequest
+	2,  // 30: mesh.v1.ClusterService.Link:output_type -> mesh.v1.LinkResponse
+	4,  // 31: mesh.v1.ClusterService.Serve:output_type -> mesh.v1.ServeResponse
+	23, // 32: mesh.v1.ClusterService.Call:output_type -> mesh.v1.CallResponse
+	30, // [30:33] is the sub-list for method output_type
+	27, // [27:30] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_mesh_v1_cluster_proto_init() }
@@ -1305,7 +2130,7 @@ func file_mesh_v1_cluster_proto_init() {
 	if File_mesh_v1_cluster_proto != nil {
 		return
 	}
-	file_mesh_v1_cluster_proto_msgTypes[2].OneofWrappers = []any{
+	file_mesh_v1_cluster_proto_msgTypes[4].OneofWrappers = []any{
 		(*Frame_Hello)(nil),
 		(*Frame_Request)(nil),
 		(*Frame_Reply)(nil),
@@ -1314,8 +2139,15 @@ func file_mesh_v1_cluster_proto_init() {
 		(*Frame_Cancel)(nil),
 		(*Frame_Goaway)(nil),
 		(*Frame_Heartbeat)(nil),
+		(*Frame_Register)(nil),
+		(*Frame_Unregister)(nil),
+		(*Frame_Registered)(nil),
+		(*Frame_Message)(nil),
+		(*Frame_HalfClose)(nil),
+		(*Frame_Window)(nil),
+		(*Frame_StreamHeaders)(nil),
 	}
-	file_mesh_v1_cluster_proto_msgTypes[4].OneofWrappers = []any{
+	file_mesh_v1_cluster_proto_msgTypes[6].OneofWrappers = []any{
 		(*Request_Name)(nil),
 		(*Request_Handle)(nil),
 	}
@@ -1325,7 +2157,7 @@ func file_mesh_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mesh_v1_cluster_proto_rawDesc), len(file_mesh_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -44,7 +44,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ClusterService_Link_FullMethodName = "/mesh.v1.ClusterService/Link"
+	ClusterService_Link_FullMethodName  = "/mesh.v1.ClusterService/Link"
+	ClusterService_Serve_FullMethodName = "/mesh.v1.ClusterService/Serve"
+	ClusterService_Call_FullMethodName  = "/mesh.v1.ClusterService/Call"
 )
 
 // ClusterServiceClient is the client API for ClusterService service.
@@ -68,6 +70,20 @@ type ClusterServiceClient interface {
 	//	INTERNAL            a message that is not protobuf
 	//	UNAVAILABLE         the listener is leaving, or the link broke
 	Link(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[LinkRequest, LinkResponse], error)
+	// Serve is Link with the roles swapped, for a program that answers but cannot
+	// listen. The program opens the stream and speaks first (hello); its hello's
+	// max_calls says how many requests it takes at once. It registers names;
+	// requests for them come down, its answers go up. Sessions of requests are
+	// the listener's, those of register and unregister the program's own. When
+	// the stream ends its names go. A goaway from the program means that it takes
+	// no more requests; half-close after the last answer. The stream ends as
+	// Link's does.
+	Serve(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ServeRequest, ServeResponse], error)
+	// Call is one call, push or query for a program that keeps no stream: a
+	// shell script, a test. The gRPC deadline is the call's deadline, gRPC
+	// metadata its headers. An error is the gRPC status that a caller in the mesh
+	// would see, with the same google.rpc.ErrorInfo (domain "mesh").
+	Call(ctx context.Context, in *CallRequest, opts ...grpc.CallOption) (*CallResponse, error)
 }
 
 type clusterServiceClient struct {
@@ -91,6 +107,29 @@ func (c *clusterServiceClient) Link(ctx context.Context, opts ...grpc.CallOption
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ClusterService_LinkClient = grpc.BidiStreamingClient[LinkRequest, LinkResponse]
 
+func (c *clusterServiceClient) Serve(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ServeRequest, ServeResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ClusterService_ServiceDesc.Streams[1], ClusterService_Serve_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ServeRequest, ServeResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ClusterService_ServeClient = grpc.BidiStreamingClient[ServeRequest, ServeResponse]
+
+func (c *clusterServiceClient) Call(ctx context.Context, in *CallRequest, opts ...grpc.CallOption) (*CallResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CallResponse)
+	err := c.cc.Invoke(ctx, ClusterService_Call_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServiceServer is the server API for ClusterService service.
 // All implementations must embed UnimplementedClusterServiceServer
 // for forward compatibility.
@@ -112,6 +151,20 @@ type ClusterServiceServer interface {
 	//	INTERNAL            a message that is not protobuf
 	//	UNAVAILABLE         the listener is leaving, or the link broke
 	Link(grpc.BidiStreamingServer[LinkRequest, LinkResponse]) error
+	// Serve is Link with the roles swapped, for a program that answers but cannot
+	// listen. The program opens the stream and speaks first (hello); its hello's
+	// max_calls says how many requests it takes at once. It registers names;
+	// requests for them come down, its answers go up. Sessions of requests are
+	// the listener's, those of register and unregister the program's own. When
+	// the stream ends its names go. A goaway from the program means that it takes
+	// no more requests; half-close after the last answer. The stream ends as
+	// Link's does.
+	Serve(grpc.BidiStreamingServer[ServeRequest, ServeResponse]) error
+	// Call is one call, push or query for a program that keeps no stream: a
+	// shell script, a test. The gRPC deadline is the call's deadline, gRPC
+	// metadata its headers. An error is the gRPC status that a caller in the mesh
+	// would see, with the same google.rpc.ErrorInfo (domain "mesh").
+	Call(context.Context, *CallRequest) (*CallResponse, error)
 	mustEmbedUnimplementedClusterServiceServer()
 }
 
@@ -124,6 +177,12 @@ type UnimplementedClusterServiceServer struct{}
 
 func (UnimplementedClusterServiceServer) Link(grpc.BidiStreamingServer[LinkRequest, LinkResponse]) error {
 	return status.Error(codes.Unimplemented, "method Link not implemented")
+}
+func (UnimplementedClusterServiceServer) Serve(grpc.BidiStreamingServer[ServeRequest, ServeResponse]) error {
+	return status.Error(codes.Unimplemented, "method Serve not implemented")
+}
+func (UnimplementedClusterServiceServer) Call(context.Context, *CallRequest) (*CallResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Call not implemented")
 }
 func (UnimplementedClusterServiceServer) mustEmbedUnimplementedClusterServiceServer() {}
 func (UnimplementedClusterServiceServer) testEmbeddedByValue()                        {}
@@ -153,17 +212,53 @@ func _ClusterService_Link_Handler(srv interface{}, stream grpc.ServerStream) err
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ClusterService_LinkServer = grpc.BidiStreamingServer[LinkRequest, LinkResponse]
 
+func _ClusterService_Serve_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ClusterServiceServer).Serve(&grpc.GenericServerStream[ServeRequest, ServeResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ClusterService_ServeServer = grpc.BidiStreamingServer[ServeRequest, ServeResponse]
+
+func _ClusterService_Call_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CallRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).Call(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_Call_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).Call(ctx, req.(*CallRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ClusterService_ServiceDesc is the grpc.ServiceDesc for ClusterService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var ClusterService_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "mesh.v1.ClusterService",
 	HandlerType: (*ClusterServiceServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Call",
+			Handler:    _ClusterService_Call_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Link",
 			Handler:       _ClusterService_Link_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Serve",
+			Handler:       _ClusterService_Serve_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
 		},
