@@ -185,13 +185,13 @@ func (a *agent) part(f *frame, now time.Time) error {
 		a.m.Counters.FramesStray.Add(1)
 		return nil
 	}
-	whole, err := r.join.add(f.payload, now)
+	whole, err := r.join.add(f, now)
 	switch {
 	case err != nil:
 		a.unjoin(r)
 		a.refuse(r, invalidLarge(err))
 	case whole:
-		r.Payload = r.join.buf
+		r.held = r.join.held
 		a.unjoin(r)
 		return a.dispatch(r)
 	}
@@ -232,7 +232,7 @@ func (a *agent) readOn() {
 
 // refuse answers a call that is not run; a push is counted.
 func (a *agent) refuse(r *Request, f *Failure) {
-	r.Payload = nil // the answer may wait long
+	r.DropPayload() // the answer may wait long
 	if !r.Push {
 		r.Fail(f)
 		return

@@ -58,6 +58,7 @@ const (
 // open link, or that it never will.
 type outcome struct {
 	reply Reply
+	held  *held // the reply's payload as it arrived; the waiter joins it
 	err   *Error
 	last  bool // nothing but the waiter refers to the call any more
 }

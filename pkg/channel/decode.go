@@ -1,9 +1,6 @@
 package channel
 
 import (
-	"errors"
-	"fmt"
-	"io"
 	"sync"
 
 	"google.golang.org/grpc/mem"
@@ -19,7 +16,6 @@ type inbox struct {
 	frames []frame
 	few    []frame           // what frames is while few of them come
 	many   *framePool        // where a long list comes from; may be nil
-	whole  int               // the length of the frame that is being read
 	names  map[string]string // texts that come again and again, kept once
 }
 
@@ -97,94 +93,50 @@ func (in *inbox) text(b []byte) string {
 	return s
 }
 
-// decode replaces the frames by those in data. Payloads are copied out: they
-// belong to whoever receives them, and keep nothing of the batch alive (M17).
+// decode replaces the frames by those in data. What is small is copied out: it
+// belongs to whoever receives it, and keeps nothing of the batch alive (M17).
 func (in *inbox) decode(data mem.BufferSlice) error {
 	in.reset()
-	c := cursor{bufs: data}
-	for !c.empty() {
-		tag, err := c.uvarint()
-		if err != nil {
-			return err
-		}
-		if tag != 1<<3|uint64(protowire.BytesType) {
-			if err := c.skip(tag); err != nil {
-				return err
-			}
-			continue
-		}
-		n, err := c.uvarint()
-		if err != nil {
-			return err
-		}
-		b, own, err := c.take(n)
-		if err != nil {
-			return err
+	c := newCursor(data)
+	return c.fields(c.left, func(f field) error {
+		if !f.bytes(1) {
+			return nil
 		}
 		if len(in.frames) >= maxBatchFrames {
 			return errManyFrames
 		}
-		in.whole = len(b)
-		if err := in.frame(in.next(), b, own); err != nil {
-			return err
-		}
-	}
-	return nil
+		return in.frame(in.next(), &c, int(f.v))
+	})
 }
 
-// fields calls on for each field of a message: v for varints, b for bytes.
-// Fields of other wire types are skipped, as protobuf skips what it does not
-// know.
-func fields(b []byte, on func(num protowire.Number, t protowire.Type, v uint64, b []byte) error) error {
-	for len(b) > 0 {
-		num, t, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		b = b[n:]
-		var v uint64
-		var body []byte
-		switch t {
-		case protowire.VarintType:
-			v, n = protowire.ConsumeVarint(b)
-		case protowire.BytesType:
-			body, n = protowire.ConsumeBytes(b)
-		default:
-			n = protowire.ConsumeFieldValue(num, t, b)
-		}
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		b = b[n:]
-		if err := on(num, t, v, body); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// frame parses one frame. own says that b was allocated for this frame alone.
-func (in *inbox) frame(f *frame, b []byte, own bool) error {
-	err := fields(b, func(num protowire.Number, t protowire.Type, v uint64, body []byte) error {
-		if num == 1 && t == protowire.VarintType {
-			f.session = v
+// frame parses one frame, of n bytes.
+func (in *inbox) frame(f *frame, c *cursor, n int) error {
+	err := c.fields(n, func(x field) error {
+		if x.varint(1) {
+			f.session = x.v
 			return nil
 		}
-		if t != protowire.BytesType || num < protowire.Number(kindHello) || num > protowire.Number(kindHeartbeat) {
+		switch {
+		case x.typ != protowire.BytesType:
+			return nil
+		case x.num >= 10 && x.num <= 12, x.num >= 16 && x.num <= 19: // Serve, streams: not read yet
+			f.reset(kindNone)
+			return nil
+		case x.num < protowire.Number(kindHello) || x.num > protowire.Number(kindHeartbeat):
 			return nil
 		}
-		if k := kind(num); f.kind != k {
+		if k := kind(x.num); f.kind != k {
 			f.reset(k)
 		}
 		switch f.kind {
 		case kindRequest:
-			return in.request(f, body, own)
+			return in.request(f, c, int(x.v))
 		case kindReply:
-			return in.reply(f, body, own)
+			return in.reply(f, c, int(x.v))
 		case kindPart, kindHeartbeat:
-			return in.small(f, body, own)
+			return in.small(f, c, int(x.v))
 		default:
-			return decodeRare(f, body)
+			return decodeRare(f, c.peek(x.v))
 		}
 	})
 	if f.byName && f.name == "" && f.bad == "" {
@@ -194,71 +146,82 @@ func (in *inbox) frame(f *frame, b []byte, own bool) error {
 	return err
 }
 
-func (in *inbox) request(f *frame, b []byte, own bool) error {
-	return fields(b, func(num protowire.Number, t protowire.Type, v uint64, b []byte) error {
+func (in *inbox) request(f *frame, c *cursor, n int) error {
+	return c.fields(n, func(x field) error {
 		switch {
-		case num == 1 && t == protowire.BytesType:
-			f.addressed, f.byName, f.name, f.handle = true, true, in.text(b), 0
-		case num == 2 && t == protowire.VarintType:
-			f.addressed, f.byName, f.name, f.handle = true, false, "", v
-		case num == 3 && t == protowire.BytesType:
-			f.method = in.text(b)
+		case x.bytes(1):
+			f.addressed, f.byName, f.name, f.handle = true, true, in.text(c.peek(x.v)), 0
+		case x.varint(2):
+			f.addressed, f.byName, f.name, f.handle = true, false, "", x.v
+		case x.bytes(3):
+			f.method = in.text(c.peek(x.v))
 			f.utf8Rule("the method", f.method)
-		case num == 4 && t == protowire.VarintType:
-			f.push = v != 0
-		case num == 5 && t == protowire.VarintType:
-			f.timeLeft = v
-		case num == 6 && t == protowire.BytesType:
-			return in.header(f, &f.headers, b)
-		case num == 7 && t == protowire.BytesType:
-			f.tag = string(b)
+		case x.varint(4):
+			f.push = x.v != 0
+		case x.varint(5):
+			f.timeLeft = x.v
+		case x.bytes(6):
+			return in.header(f, &f.headers, c, int(x.v))
+		case x.bytes(7):
+			f.tag = string(c.peek(x.v))
 			f.utf8Rule("the trace tag", f.tag)
-		case num == 8 && t == protowire.BytesType:
-			f.payload = keep(b, in.whole, own)
-		case num == 9 && t == protowire.VarintType:
-			f.total = v
+		case x.bytes(8):
+			f.take(c, x.v)
+		case x.varint(9):
+			f.total = x.v
 		}
 		return nil
 	})
 }
 
-func (in *inbox) reply(f *frame, b []byte, own bool) error {
-	return fields(b, func(num protowire.Number, t protowire.Type, v uint64, b []byte) error {
+func (in *inbox) reply(f *frame, c *cursor, n int) error {
+	return c.fields(n, func(x field) error {
 		switch {
-		case num == 1 && t == protowire.BytesType:
-			f.payload = keep(b, in.whole, own)
-		case num == 2 && t == protowire.VarintType:
-			f.total = v
-		case num == 3 && t == protowire.BytesType:
-			return in.header(f, &f.headers, b)
-		case num == 4 && t == protowire.BytesType:
-			return in.header(f, &f.trailers, b)
+		case x.bytes(1):
+			f.take(c, x.v)
+		case x.varint(2):
+			f.total = x.v
+		case x.bytes(3):
+			return in.header(f, &f.headers, c, int(x.v))
+		case x.bytes(4):
+			return in.header(f, &f.trailers, c, int(x.v))
 		}
 		return nil
 	})
 }
 
-func (in *inbox) small(f *frame, b []byte, own bool) error {
-	return fields(b, func(num protowire.Number, t protowire.Type, v uint64, b []byte) error {
+func (in *inbox) small(f *frame, c *cursor, n int) error {
+	return c.fields(n, func(x field) error {
 		switch {
-		case f.kind == kindPart && num == 1 && t == protowire.BytesType:
-			f.payload = keep(b, in.whole, own)
-		case f.kind == kindHeartbeat && num == 1 && t == protowire.VarintType:
-			f.stopped = v != 0
+		case f.kind == kindPart && x.bytes(1):
+			f.take(c, x.v)
+		case f.kind == kindHeartbeat && x.varint(1):
+			f.stopped = x.v != 0
 		}
 		return nil
 	})
 }
 
-func (in *inbox) header(f *frame, hs *[]Header, b []byte) error {
+// take reads the payload.
+func (f *frame) take(c *cursor, n uint64) {
+	f.payload, f.held = nil, nil
+	if n >= holdBytes {
+		f.held = c.hold(n)
+	}
+	if f.held == nil {
+		f.payload = c.copy(n)
+	}
+}
+
+func (in *inbox) header(f *frame, hs *[]Header, c *cursor, n int) error {
 	var h Header
-	err := fields(b, func(num protowire.Number, t protowire.Type, v uint64, b []byte) error {
+	err := c.fields(n, func(x field) error {
 		switch {
-		case num == 1 && t == protowire.BytesType:
-			h.Key = in.text(b)
+		case x.bytes(1):
+			h.Key = in.text(c.peek(x.v))
 			f.utf8Rule("a header's key", h.Key)
-		case num == 2 && t == protowire.BytesType:
-			h.Value = append([]byte(nil), b...)
+		case x.bytes(2):
+			h.Value = c.copy(x.v)
 		}
 		return nil
 	})
@@ -289,109 +252,7 @@ func decodeRare(f *frame, b []byte) error {
 		}
 		return merge.Unmarshal(b, f.goaway)
 	default: // cancel: nothing in it matters
-		return fields(b, func(protowire.Number, protowire.Type, uint64, []byte) error { return nil })
+		c := newCursor(mem.BufferSlice{mem.SliceBuffer(b)})
+		return c.fields(c.left, func(field) error { return nil })
 	}
-}
-
-// keep returns bytes that the receiver may hold for good: b itself where it is
-// most of what was allocated for its frame alone, else a copy.
-func keep(b []byte, whole int, own bool) []byte {
-	if len(b) == 0 {
-		return nil
-	}
-	if own && len(b) >= whole-whole/4 {
-		return b[:len(b):len(b)]
-	}
-	return append(make([]byte, 0, len(b)), b...)
-}
-
-// cursor reads a message that lies in several buffers.
-type cursor struct {
-	bufs mem.BufferSlice
-	cur  []byte
-}
-
-var (
-	errMalformed  = errors.New("malformed protobuf")
-	errManyFrames = fmt.Errorf("more than %d frames in one message", maxBatchFrames)
-)
-
-func (c *cursor) empty() bool {
-	for len(c.cur) == 0 {
-		if len(c.bufs) == 0 {
-			return true
-		}
-		c.cur, c.bufs = c.bufs[0].ReadOnlyData(), c.bufs[1:]
-	}
-	return false
-}
-
-func (c *cursor) uvarint() (uint64, error) {
-	var v uint64
-	for shift := uint(0); shift < 70; shift += 7 {
-		if c.empty() {
-			return 0, io.ErrUnexpectedEOF
-		}
-		b := c.cur[0]
-		c.cur = c.cur[1:]
-		if shift == 63 && b > 1 {
-			return 0, errMalformed
-		}
-		v |= uint64(b&0x7f) << shift
-		if b < 0x80 {
-			return v, nil
-		}
-	}
-	return 0, errMalformed
-}
-
-// left is how many bytes have not been read.
-func (c *cursor) left() int {
-	return len(c.cur) + c.bufs.Len()
-}
-
-// take returns the next n bytes, copied together (own) where they lie in more
-// than one buffer.
-func (c *cursor) take(n uint64) (b []byte, own bool, err error) {
-	if n <= uint64(len(c.cur)) {
-		b, c.cur = c.cur[:n:n], c.cur[n:]
-		return b, false, nil
-	}
-	if n > uint64(c.left()) {
-		return nil, false, io.ErrUnexpectedEOF
-	}
-	b = make([]byte, 0, n)
-	for uint64(len(b)) < n && !c.empty() {
-		k := min(int(n)-len(b), len(c.cur))
-		b = append(b, c.cur[:k]...)
-		c.cur = c.cur[k:]
-	}
-	return b, true, nil
-}
-
-// skip passes over an unknown field of the message.
-func (c *cursor) skip(tag uint64) error {
-	num, t := protowire.DecodeTag(tag)
-	if num < protowire.MinValidNumber || tag>>3 > uint64(protowire.MaxValidNumber) {
-		return errMalformed
-	}
-	n := uint64(0)
-	switch t {
-	case protowire.VarintType:
-		_, err := c.uvarint()
-		return err
-	case protowire.BytesType:
-		var err error
-		if n, err = c.uvarint(); err != nil {
-			return err
-		}
-	case protowire.Fixed32Type:
-		n = 4
-	case protowire.Fixed64Type:
-		n = 8
-	default: // groups are not used, and nothing else exists
-		return errMalformed
-	}
-	_, _, err := c.take(n)
-	return err
 }

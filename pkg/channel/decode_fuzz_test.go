@@ -23,7 +23,7 @@ func cutUp(data []byte, size int) (bufs mem.BufferSlice) {
 }
 
 // FuzzDecode holds the decoder against protobuf's (F37). It may be milder
-// about texts, which are then noted, and is stricter about groups at the top.
+// about texts, which are then noted, and is stricter about groups.
 func FuzzDecode(f *testing.F) {
 	for _, data := range odd {
 		f.Add([]byte(data), 3)
@@ -45,7 +45,7 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		if perr != nil {
-			if !strings.Contains(perr.Error(), "UTF-8") {
+			if !strings.Contains(perr.Error(), "UTF-8") && !hasLater(data) {
 				t.Fatalf("protobuf: %v", perr)
 			}
 			return
@@ -74,6 +74,14 @@ func isEmptyName(f *meshv1.Frame) bool {
 // hasGroup says that there may be a group in data: its tag has wire type 3.
 func hasGroup(data []byte) bool {
 	return slices.ContainsFunc(data, func(b byte) bool { return b&7 == 3 })
+}
+
+// hasLater says that there may be a frame in data whose body this package does
+// not read, though it is in the .proto.
+func hasLater(data []byte) bool {
+	return slices.ContainsFunc(data, func(b byte) bool {
+		return slices.Contains([]byte{0x52, 0x5a, 0x62, 0xd2, 0xda, 0xe2, 0x82, 0x8a, 0x92, 0x9a}, b)
+	})
 }
 
 // again writes the frames and reads them back.
@@ -131,7 +139,7 @@ func FuzzJoiner(f *testing.F) {
 	f.Add(uint64(1<<63), uint16(32768), []byte{0, 128, 1, 128})
 	f.Add(uint64(5), uint16(5), []byte{})
 	f.Fuzz(func(t *testing.T, total uint64, first uint16, sizes []byte) {
-		j, err := newJoiner(make([]byte, first), total, time.Time{})
+		j, err := newJoiner(piece(make([]byte, first), total), time.Time{})
 		if err != nil {
 			if first == partBytes && total > partBytes {
 				t.Fatal(err)
@@ -141,7 +149,7 @@ func FuzzJoiner(f *testing.F) {
 		have := uint64(first)
 		for ; len(sizes) > 1; sizes = sizes[2:] {
 			n := uint64(sizes[0]) | uint64(sizes[1])<<8
-			whole, err := j.add(make([]byte, n), time.Time{})
+			whole, err := j.add(piece(make([]byte, n), 0), time.Time{})
 			wrong := n > partBytes || have+n > total || have+n < total && n != partBytes
 			if wrong != (err != nil) {
 				t.Fatalf("a part of %d at %d of %d: %v", n, have, total, err)
@@ -150,8 +158,8 @@ func FuzzJoiner(f *testing.F) {
 				return
 			}
 			have += n
-			if whole != (have == total) || uint64(len(j.buf)) != have || uint64(cap(j.buf)) > 2*have {
-				t.Fatalf("whole: %v, %d bytes, %d held; %d of %d have arrived", whole, len(j.buf), cap(j.buf), have, total)
+			if whole != (have == total) || uint64(j.held.size) != have || uint64(capacity(j.held)) > 2*have {
+				t.Fatalf("whole: %v, %d bytes, %d held; %d of %d have arrived", whole, j.held.size, capacity(j.held), have, total)
 			}
 			if whole {
 				return

@@ -44,6 +44,7 @@ type frame struct {
 
 	// request and reply; payload also of a part
 	payload  []byte
+	held     *held // what arrived, instead of payload
 	total    uint64
 	headers  []Header
 	trailers []Header
@@ -224,6 +225,14 @@ func (f *frame) appendAfter(b []byte) []byte {
 		b = appendHeaders(b, 4, f.trailers)
 	}
 	return b
+}
+
+// length of the payload.
+func (f *frame) length() int {
+	if f.held != nil {
+		return f.held.size
+	}
+	return len(f.payload)
 }
 
 // reset clears the body, as a second one of another kind in a frame does.

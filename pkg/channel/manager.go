@@ -180,6 +180,9 @@ func (m *Manager) finish(c *call, o outcome) (Reply, error) {
 	if o.err != nil {
 		return o.reply, o.err // a failure may bring headers and trailers
 	}
+	if o.held != nil {
+		o.reply.Payload = o.held.join()
+	}
 	return o.reply, nil
 }
 

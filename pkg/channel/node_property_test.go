@@ -279,13 +279,13 @@ func (m *model) part(f *farEnd, fr *frame) {
 	if !ok {
 		m.t.Fatalf("a part of session %d, which is whole, ended or unknown", fr.session)
 	}
-	have += len(fr.payload)
+	have += fr.length()
 	l := f.got[fr.session-1]
 	if f.arriving[fr.session] = have; have == len(l.Payload) {
 		l.whole = true
 		f.finish(fr.session)
-	} else if len(fr.payload) != partBytes || have > len(l.Payload) {
-		m.t.Fatalf("a part of %d bytes at %d of %d", len(fr.payload), have, len(l.Payload))
+	} else if fr.length() != partBytes || have > len(l.Payload) {
+		m.t.Fatalf("a part of %d bytes at %d of %d", fr.length(), have, len(l.Payload))
 	}
 }
 

@@ -133,23 +133,22 @@ func (o *outlet) answer(f *frame, own *Limits, now time.Time) (c *call, out outc
 	case f.kind == kindPart && c.join == nil:
 		return nil, out, true
 	case f.kind == kindPart:
-		whole, err := c.join.add(f.payload, now)
+		whole, err := c.join.add(f, now)
 		if err == nil && !whole {
 			return nil, out, false
 		}
-		out.reply = c.reply
-		out.reply.Payload = c.join.buf
+		out.reply, out.held = c.reply, c.join.held
 		if err != nil {
 			out.err = badReply(err)
 		}
 	case c.join != nil:
 		out.err = badReply(errTwoReplies)
-	case f.total == 0 && int64(len(f.payload)) > own.MessageBytes:
-		out.err = replyTooLarge(uint64(len(f.payload)), own.MessageBytes)
+	case f.total == 0 && int64(f.length()) > own.MessageBytes:
+		out.err = replyTooLarge(uint64(f.length()), own.MessageBytes)
 	case f.total == 0:
-		out.reply = Reply{f.payload, f.headers, f.trailers}
+		out.reply, out.held = Reply{f.payload, f.headers, f.trailers}, f.held
 	default:
-		join, err := newJoiner(f.payload, f.total, now)
+		join, err := newJoiner(f, now)
 		switch {
 		case err != nil:
 			out.err = badReply(err)

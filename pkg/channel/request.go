@@ -35,8 +35,8 @@ type Job interface {
 	Cancel(cause error) (neverStarted bool)
 }
 
-// Request is one message as it arrived, and the way back for its answer. The
-// payload and the headers belong to whoever handles it.
+// Request is one message as it arrived, and the way back for its answer. What
+// is in it belongs to whoever handles it.
 type Request struct {
 	Peer    *Peer
 	Session uint64
@@ -44,13 +44,14 @@ type Request struct {
 	Handle  uint64
 	Method  string
 	Push    bool
-	Payload []byte
 	Headers []Header
 	Tag     string    // skynet trace tag
 	Due     time.Time // deadline, zero for none
 	Owner   any       // the dispatcher's own
 
 	agent     *agent
+	payload   []byte
+	held      *held // instead of payload: as it arrived
 	job       Job
 	join      *joiner // while parts arrive
 	joinSize  int64   // weight of the whole, while parts arrive
@@ -65,9 +66,30 @@ type Request struct {
 
 func (r *Request) large() *parcel { return &r.parcel }
 
+// TakePayload returns the payload, once: a large one is put together here, by
+// whoever wants it, and not by the reader of its link.
+func (r *Request) TakePayload() []byte {
+	p := r.payload
+	if r.held != nil {
+		p = r.held.join()
+	}
+	r.DropPayload()
+	return p
+}
+
+// DropPayload forgets the payload of a message that is not run.
+func (r *Request) DropPayload() { r.payload, r.held = nil, nil }
+
+func (r *Request) length() int {
+	if r.held != nil {
+		return r.held.size
+	}
+	return len(r.payload)
+}
+
 // Size is what the message counts against a bound.
 func (r *Request) Size() int64 {
-	return int64(len(r.Payload)+len(r.Name)+len(r.Method)+len(r.Tag)+messageOverhead) + headerBytes(r.Headers)
+	return int64(r.length()+len(r.Name)+len(r.Method)+len(r.Tag)+messageOverhead) + headerBytes(r.Headers)
 }
 
 // Reply answers a call with the handler's result. The reply's bytes are given
@@ -158,7 +180,7 @@ func (r *Request) frame() frame {
 func (a *agent) request(f *frame, now time.Time) (*Request, *Failure) {
 	r := a.opt.Dispatcher.New()
 	r.Peer, r.Session, r.Name, r.Handle, r.Method, r.Push = &a.peer, f.session, f.name, f.handle, f.method, f.push
-	r.Payload, r.Headers, r.Tag, r.agent = f.payload, f.headers, f.tag, a
+	r.payload, r.held, r.Headers, r.Tag, r.agent = f.payload, f.held, f.headers, f.tag, a
 	if f.timeLeft > 0 {
 		r.Due = now.Add(time.Duration(min(f.timeLeft, uint64(maxTimeLeft.Microseconds()))) * time.Microsecond)
 	}
@@ -174,10 +196,10 @@ func (a *agent) request(f *frame, now time.Time) (*Request, *Failure) {
 		wrong = fmt.Sprintf("the method is longer than %d bytes", maxMethodBytes)
 	case headerBytes(f.headers)+int64(len(f.tag)) > maxHeaderBytes:
 		wrong = fmt.Sprintf("the headers are longer than %d bytes", maxHeaderBytes)
-	case f.total == 0 && len(f.payload) > partBytes:
+	case f.total == 0 && f.length() > partBytes:
 		wrong = fmt.Sprintf("a payload of more than %d bytes travels in parts: set total_size", partBytes)
-	case int64(len(f.payload)) > a.opt.Limits.MessageBytes:
-		return r, a.tooLarge(uint64(len(f.payload)))
+	case int64(f.length()) > a.opt.Limits.MessageBytes:
+		return r, a.tooLarge(uint64(f.length()))
 	default:
 		return r, nil
 	}
@@ -193,7 +215,7 @@ func (a *agent) joining(r *Request, f *frame, now time.Time) *Failure {
 	if f.total > uint64(a.opt.Limits.MessageBytes) {
 		return a.tooLarge(f.total)
 	}
-	join, err := newJoiner(f.payload, f.total, now)
+	join, err := newJoiner(f, now)
 	if err != nil {
 		return invalidLarge(err)
 	}
@@ -209,7 +231,8 @@ func (a *agent) joining(r *Request, f *frame, now time.Time) *Failure {
 		return Refuse(meshv1.Reason_REASON_OVERLOADED, fmt.Sprintf("overloaded: unfinished requests in this process, at most %d bytes", a.opt.Limits.UnfinishedRequests))
 	}
 	a.unfinished += w
-	r.join, r.joinSize, r.Payload = join, w, nil
+	r.join, r.joinSize = join, w
+	r.DropPayload()
 	a.joins[r.Session] = r
 	return nil
 }

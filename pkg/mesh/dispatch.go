@@ -47,7 +47,7 @@ func (d dispatcher) Dispatch(r *channel.Request) (<-chan struct{}, *channel.Fail
 	in := r.Owner.(*inbound)
 	in.svc, in.Size, in.Push = s, r.Size(), r.Push
 	if !r.Place(in) {
-		r.Payload = nil
+		r.DropPayload()
 		return nil, nil
 	}
 	d.m.work.add(in)
@@ -132,7 +132,7 @@ func (in *inbound) Cancel(cause error) bool {
 	if in.svc.reg.Remove(in) {
 		in.mesh.work.remove(in)
 		in.end(context.Canceled)
-		in.req.Payload = nil
+		in.req.DropPayload()
 		return true
 	}
 	if !errors.Is(cause, channel.ErrDraining) {
@@ -148,7 +148,7 @@ func (in *inbound) Reject(reason error) {
 	if in.Push {
 		in.mesh.ch.Counters.PushesRefused.Add(1)
 	}
-	in.req.Payload = nil
+	in.req.DropPayload()
 	in.req.Fail(refusal(reason))
 }
 
@@ -156,8 +156,7 @@ func (in *inbound) Reject(reason error) {
 func (in *inbound) Run() {
 	r := &in.req
 	defer in.mesh.work.remove(in)
-	payload := r.Payload
-	r.Payload = nil // it is the handler's; the answer may wait long
+	payload := r.TakePayload() // it is the handler's; the answer may wait long
 	if !r.Due.IsZero() && !time.Now().Before(r.Due) {
 		in.end(context.DeadlineExceeded)
 		if r.Push {
