@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -154,6 +155,7 @@ func (l *link) write(fill func(*batch) bool) error {
 		default:
 			select {
 			case <-l.wakeup:
+				runtime.Gosched() // those who are about to add a frame do so first
 			case <-l.ctx.Done():
 			}
 		}
