@@ -124,6 +124,9 @@ func (a *agent) frame(f *frame, now time.Time) error {
 	switch f.kind {
 	case kindHello:
 		return protocolError("a second hello")
+	case kindRegister, kindUnregister, kindRegistered: // not on a Link
+		f.reset(kindNone)
+		return a.begin(f, now)
 	case kindRequest, kindNone:
 		return a.begin(f, now)
 	case kindPart:

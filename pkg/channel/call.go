@@ -21,6 +21,9 @@ type Message struct {
 	Tag     string    // skynet trace tag
 	Due     time.Time // deadline, zero for none
 
+	Hops     uint32 // links that it went over before this process; see MaxHops
+	OnBehalf string // the identity of the first caller, where this process passes it on
+
 	Push   bool // one way
 	NoWait bool // fail where the node is absent, or in the pause after a failed dial
 	WaitUp bool // do not fail when a dial fails
@@ -146,7 +149,7 @@ func (c *call) first(caller string, now time.Time) frame {
 	f := frame{
 		session: c.session, kind: kindRequest, addressed: true,
 		name: c.Name, handle: c.Handle, method: c.Method, push: c.Push,
-		tag: c.traceTag(caller), headers: c.Headers, payload: c.Payload,
+		tag: c.traceTag(caller), headers: c.Headers, payload: c.Payload, hops: c.Hops, onBehalf: c.OnBehalf,
 	}
 	if !c.Due.IsZero() {
 		f.timeLeft = uint64(max(c.Due.Sub(now).Microseconds(), 1))

@@ -25,7 +25,7 @@ type batch struct {
 
 // frameRoom is what a first frame of a large message takes at the most, its
 // payload's piece included.
-const frameRoom = partBytes + maxHeaderBytes + maxMethodBytes + 2*maxNameBytes + 1024
+const frameRoom = partBytes + maxHeaderBytes + maxMethodBytes + 3*maxNameBytes + 1024
 
 func (b *batch) empty() bool { return b.size == 0 }
 

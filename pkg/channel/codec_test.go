@@ -47,7 +47,7 @@ var (
 	}), 0, 4)
 	anyFrame = rapid.Custom(func(t *rapid.T) *meshv1.Frame {
 		f := &meshv1.Frame{Session: anyNumber.Draw(t, "session")}
-		switch kind(rapid.IntRange(1, 9).Draw(t, "kind")) {
+		switch kind(rapid.IntRange(1, 12).Draw(t, "kind")) {
 		case kindHello:
 			f.Body = &meshv1.Frame_Hello{Hello: &meshv1.Hello{
 				Version: 1, Process: anyText.Draw(t, "process"), Node: anyText.Draw(t, "node"), Incarnation: rapid.Uint32().Draw(t, "incarnation"),
@@ -57,6 +57,7 @@ var (
 			r := &meshv1.Request{
 				Method: anyText.Draw(t, "method"), Push: rapid.Bool().Draw(t, "push"), TimeLeftUs: anyNumber.Draw(t, "left"), Headers: anyHeaders.Draw(t, "headers"),
 				TraceTag: anyText.Draw(t, "tag"), Payload: anyBytes.Draw(t, "payload"), TotalSize: anyNumber.Draw(t, "total"),
+				Hops: rapid.Uint32().Draw(t, "hops"), OnBehalf: anyText.Draw(t, "on behalf"),
 			}
 			switch rapid.IntRange(0, 2).Draw(t, "address") {
 			case 1:
@@ -82,6 +83,12 @@ var (
 			f.Body = &meshv1.Frame_Goaway{Goaway: &meshv1.Goaway{LastSession: anyNumber.Draw(t, "last"), Message: anyText.Draw(t, "text")}}
 		case kindHeartbeat:
 			f.Body = &meshv1.Frame_Heartbeat{Heartbeat: &meshv1.Heartbeat{ReadingStopped: rapid.Bool().Draw(t, "stopped")}}
+		case kindRegister:
+			f.Body = &meshv1.Frame_Register{Register: &meshv1.Register{Name: anyText.Draw(t, "name"), Shared: rapid.Bool().Draw(t, "shared")}}
+		case kindUnregister:
+			f.Body = &meshv1.Frame_Unregister{Unregister: &meshv1.Unregister{Name: anyText.Draw(t, "name")}}
+		case kindRegistered:
+			f.Body = &meshv1.Frame_Registered{Registered: &meshv1.Registered{Handle: anyNumber.Draw(t, "handle")}}
 		}
 		return f
 	})
@@ -98,6 +105,7 @@ func toFrame(p *meshv1.Frame) frame {
 		f.kind, f.addressed, f.name, f.handle = kindRequest, r.GetAddress() != nil, r.GetName(), r.GetHandle()
 		f.method, f.push, f.timeLeft, f.tag = r.GetMethod(), r.GetPush(), r.GetTimeLeftUs(), r.GetTraceTag()
 		f.payload, f.total, f.headers = r.GetPayload(), r.GetTotalSize(), headersFromWire(r.GetHeaders())
+		f.hops, f.onBehalf = r.GetHops(), r.GetOnBehalf()
 	case *meshv1.Frame_Reply:
 		r := b.Reply
 		f.kind, f.payload, f.total = kindReply, r.GetPayload(), r.GetTotalSize()
@@ -112,6 +120,12 @@ func toFrame(p *meshv1.Frame) frame {
 		f.kind, f.goaway = kindGoaway, b.Goaway
 	case *meshv1.Frame_Heartbeat:
 		f.kind, f.stopped = kindHeartbeat, b.Heartbeat.GetReadingStopped()
+	case *meshv1.Frame_Register:
+		f.kind, f.register = kindRegister, b.Register
+	case *meshv1.Frame_Unregister:
+		f.kind, f.unregister = kindUnregister, b.Unregister
+	case *meshv1.Frame_Registered:
+		f.kind, f.registered = kindRegistered, b.Registered
 	}
 	return f
 }
@@ -126,6 +140,7 @@ func difference(a, b *frame) string {
 	text := func(f *frame) string {
 		c := *f
 		c.payload, c.hello, c.failure, c.goaway, c.bad = nil, nil, nil, nil, ""
+		c.register, c.unregister, c.registered = nil, nil, nil
 		c.headers, c.trailers = nil, nil
 		return fmt.Sprintf("%+v %d bytes, headers %v, trailers %v", c, len(f.payload), f.headers, f.trailers)
 	}

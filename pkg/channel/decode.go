@@ -6,8 +6,6 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
-
-	meshv1 "github.com/meshnode/meshnode/proto/mesh/v1"
 )
 
 // inbox receives one gRPC message of a link as its frames. It is reused from
@@ -119,10 +117,10 @@ func (in *inbox) frame(f *frame, c *cursor, n int) error {
 		switch {
 		case x.typ != protowire.BytesType:
 			return nil
-		case x.num >= 10 && x.num <= 12, x.num >= 16 && x.num <= 19: // Serve, streams: not read yet
+		case x.num >= 16 && x.num <= 19: // streams: not read yet
 			f.reset(kindNone)
 			return nil
-		case x.num < protowire.Number(kindHello) || x.num > protowire.Number(kindHeartbeat):
+		case x.num < protowire.Number(kindHello) || x.num > protowire.Number(kindRegistered):
 			return nil
 		}
 		if k := kind(x.num); f.kind != k {
@@ -169,6 +167,11 @@ func (in *inbox) request(f *frame, c *cursor, n int) error {
 			f.take(c, x.v)
 		case x.varint(9):
 			f.total = x.v
+		case x.varint(10):
+			f.hops = uint32(x.v) // as protobuf cuts it
+		case x.bytes(11):
+			f.onBehalf = in.text(c.peek(x.v))
+			f.utf8Rule("on_behalf", f.onBehalf)
 		}
 		return nil
 	})
@@ -234,25 +237,32 @@ func (in *inbox) header(f *frame, hs *[]Header, c *cursor, n int) error {
 }
 
 func decodeRare(f *frame, b []byte) error {
-	merge := proto.UnmarshalOptions{Merge: true}
 	switch f.kind {
 	case kindHello:
-		if f.hello == nil {
-			f.hello = new(meshv1.Hello)
-		}
-		return merge.Unmarshal(b, f.hello)
+		return merge(b, &f.hello)
 	case kindFailure:
-		if f.failure == nil {
-			f.failure = new(meshv1.Failure)
-		}
-		return merge.Unmarshal(b, f.failure)
+		return merge(b, &f.failure)
 	case kindGoaway:
-		if f.goaway == nil {
-			f.goaway = new(meshv1.Goaway)
-		}
-		return merge.Unmarshal(b, f.goaway)
+		return merge(b, &f.goaway)
+	case kindRegister:
+		return merge(b, &f.register)
+	case kindUnregister:
+		return merge(b, &f.unregister)
+	case kindRegistered:
+		return merge(b, &f.registered)
 	default: // cancel: nothing in it matters
 		c := newCursor(mem.BufferSlice{mem.SliceBuffer(b)})
 		return c.fields(c.left, func(field) error { return nil })
 	}
+}
+
+// merge decodes a body into what an earlier one of the same frame has left.
+func merge[M any, P interface {
+	*M
+	proto.Message
+}](b []byte, into *P) error {
+	if *into == nil {
+		*into = new(M)
+	}
+	return proto.UnmarshalOptions{Merge: true}.Unmarshal(b, *into)
 }

@@ -87,6 +87,8 @@ var (
 	ErrExpired        error = &condition{"expired", "EXPIRED", codes.DeadlineExceeded}
 	ErrCancelled      error = &condition{"cancelled", "CANCELLED", codes.Canceled}
 	ErrPanic          error = &condition{"the handler panicked", "PANIC", codes.Internal}
+	ErrLoop           error = &condition{"passed on too often", "LOOP", codes.FailedPrecondition}
+	errNameTaken      error = &condition{"name taken", "NAME_TAKEN", codes.AlreadyExists}
 )
 
 // reasonConditions maps what the wire says to a verdict and a condition. What
@@ -108,6 +110,9 @@ var reasonConditions = map[meshv1.Reason]struct {
 	meshv1.Reason_REASON_CANCELLED:       {MaybeExecuted, ErrCancelled},
 	meshv1.Reason_REASON_NOT_PERMITTED:   {Rejected, ErrNotPermitted},
 	meshv1.Reason_REASON_INVALID_REQUEST: {Rejected, ErrInvalidRequest},
+	meshv1.Reason_REASON_NAME_TAKEN:      {Rejected, errNameTaken},
+	meshv1.Reason_REASON_LINK_BROKEN:     {MaybeExecuted, ErrLinkBroken},
+	meshv1.Reason_REASON_LOOP:            {Rejected, ErrLoop},
 }
 
 // ErrorDomain marks the google.rpc.ErrorInfo that the mesh puts into a status.

@@ -40,6 +40,7 @@ func TestConditions(t *testing.T) {
 		{ErrInvalidRequest, "INVALID_REQUEST", codes.InvalidArgument},
 		{ErrNameNotFound, "NAME_NOT_FOUND", codes.NotFound},
 		{ErrStaleHandle, "STALE_HANDLE", codes.FailedPrecondition},
+		{ErrLoop, "LOOP", codes.FailedPrecondition},
 		{ErrUnknownMethod, "UNKNOWN_METHOD", codes.Unimplemented},
 		{ErrNotPermitted, "NOT_PERMITTED", codes.PermissionDenied},
 		{ErrExpired, "EXPIRED", codes.DeadlineExceeded},
@@ -103,6 +104,9 @@ func TestFailuresOfThePeer(t *testing.T) {
 		meshv1.Reason_REASON_CANCELLED:       {MaybeExecuted, ErrCancelled, codes.Canceled},
 		meshv1.Reason_REASON_NOT_PERMITTED:   {Rejected, ErrNotPermitted, codes.PermissionDenied},
 		meshv1.Reason_REASON_INVALID_REQUEST: {Rejected, ErrInvalidRequest, codes.InvalidArgument},
+		meshv1.Reason_REASON_NAME_TAKEN:      {Rejected, errNameTaken, codes.AlreadyExists},
+		meshv1.Reason_REASON_LINK_BROKEN:     {MaybeExecuted, ErrLinkBroken, codes.Aborted},
+		meshv1.Reason_REASON_LOOP:            {Rejected, ErrLoop, codes.FailedPrecondition},
 		meshv1.Reason(999):                   {HandlerFailed, nil, codes.DataLoss},
 	} {
 		e := failureOf(&meshv1.Failure{Reason: reason, Code: uint32(codes.DataLoss), Message: "text"}).failed()

@@ -62,7 +62,7 @@ func (n *node) fillLine(o *outlet, b *batch, now time.Time) {
 
 // bound is at least the length of the message's first frame in a batch.
 func (c *call) bound() int {
-	n := min(len(c.Payload), partBytes) + len(c.Name) + len(c.Method) + len(c.Tag) + len(n20) + 96
+	n := min(len(c.Payload), partBytes) + len(c.Name) + len(c.Method) + len(c.Tag) + len(c.OnBehalf) + len(n20) + 112
 	if c.Tag != "" {
 		n += len(c.Target) + maxNameBytes
 	}

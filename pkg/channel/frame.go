@@ -13,15 +13,18 @@ import (
 type kind uint8
 
 const (
-	kindNone      kind = 0 // unset, or unknown to this version
-	kindHello     kind = 2
-	kindRequest   kind = 3
-	kindReply     kind = 4
-	kindFailure   kind = 5
-	kindPart      kind = 6
-	kindCancel    kind = 7
-	kindGoaway    kind = 8
-	kindHeartbeat kind = 9
+	kindNone       kind = 0 // unset, or unknown to this version
+	kindHello      kind = 2
+	kindRequest    kind = 3
+	kindReply      kind = 4
+	kindFailure    kind = 5
+	kindPart       kind = 6
+	kindCancel     kind = 7
+	kindGoaway     kind = 8
+	kindHeartbeat  kind = 9
+	kindRegister   kind = 10
+	kindUnregister kind = 11
+	kindRegistered kind = 12
 )
 
 // frame is mesh.v1.Frame in the form that the hot path wants: flat, reused
@@ -41,6 +44,8 @@ type frame struct {
 	push      bool
 	timeLeft  uint64 // microseconds
 	tag       string
+	hops      uint32
+	onBehalf  string
 
 	// request and reply; payload also of a part
 	payload  []byte
@@ -51,9 +56,12 @@ type frame struct {
 
 	stopped bool // heartbeat
 
-	hello   *meshv1.Hello
-	failure *meshv1.Failure
-	goaway  *meshv1.Goaway
+	hello      *meshv1.Hello
+	failure    *meshv1.Failure
+	goaway     *meshv1.Goaway
+	register   *meshv1.Register
+	unregister *meshv1.Unregister
+	registered *meshv1.Registered
 }
 
 // rare is the body that is encoded by protobuf itself, or nil.
@@ -65,6 +73,12 @@ func (f *frame) rare() proto.Message {
 		return f.failure
 	case kindGoaway:
 		return f.goaway
+	case kindRegister:
+		return f.register
+	case kindUnregister:
+		return f.unregister
+	case kindRegistered:
+		return f.registered
 	default:
 		return nil
 	}
@@ -111,7 +125,7 @@ func (f *frame) bodySize() int {
 			n += 2
 		}
 		return n + sizeString(f.method) + sizeNonZero(f.timeLeft) + sizeHeaders(f.headers) +
-			sizeString(f.tag) + sizeBytes(len(f.payload)) + sizeNonZero(f.total)
+			sizeString(f.tag) + sizeBytes(len(f.payload)) + sizeNonZero(f.total) + sizeNonZero(uint64(f.hops)) + sizeString(f.onBehalf)
 	case kindReply:
 		return sizeBytes(len(f.payload)) + sizeNonZero(f.total) + sizeHeaders(f.headers) + sizeHeaders(f.trailers)
 	case kindPart:
@@ -213,6 +227,8 @@ func (f *frame) appendAfter(b []byte) []byte {
 	switch f.kind {
 	case kindRequest:
 		b = appendNonZero(b, 9, f.total)
+		b = appendNonZero(b, 10, uint64(f.hops))
+		b = appendString(b, 11, f.onBehalf)
 		switch {
 		case f.name != "":
 			b = appendString(b, 1, f.name)

@@ -67,6 +67,11 @@ const (
 	streamsPerConn   = 32
 )
 
+// MaxHops is how often a message may be passed on: it ends a loop (M62).
+const MaxHops = 8
+
+const loopText = "the message was passed on 8 times: it goes in a loop"
+
 func or[T int | int32 | int64](v, otherwise T) T {
 	if v <= 0 {
 		return otherwise

@@ -193,6 +193,10 @@ func (m *Manager) check(ctx context.Context, msg *Message) *Error {
 		return NewError(NotSent, ErrClosed, "")
 	case ctx.Err() != nil:
 		return NewError(NotSent, ctx.Err(), "")
+	case msg.Hops >= MaxHops:
+		return NewError(NotSent, ErrLoop, loopText)
+	case len(msg.OnBehalf) > maxNameBytes || !utf8.ValidString(msg.OnBehalf):
+		return NewError(NotSent, ErrInvalidRequest, fmt.Sprintf("invalid request: on whose behalf: at most %d bytes of UTF-8", maxNameBytes))
 	case len(msg.Method) > maxMethodBytes:
 		return NewError(NotSent, ErrInvalidRequest, fmt.Sprintf("invalid request: the method has %d bytes; at most %d are allowed", len(msg.Method), maxMethodBytes))
 	case headerBytes(msg.Headers)+m.tagBytes(msg) > maxHeaderBytes:

@@ -47,6 +47,7 @@ type Request struct {
 	Headers []Header
 	Tag     string    // skynet trace tag
 	Due     time.Time // deadline, zero for none
+	Hops    uint32    // links that it went over before this one
 	Owner   any       // the dispatcher's own
 
 	agent     *agent
@@ -180,7 +181,7 @@ func (r *Request) frame() frame {
 func (a *agent) request(f *frame, now time.Time) (*Request, *Failure) {
 	r := a.opt.Dispatcher.New()
 	r.Peer, r.Session, r.Name, r.Handle, r.Method, r.Push = &a.peer, f.session, f.name, f.handle, f.method, f.push
-	r.payload, r.held, r.Headers, r.Tag, r.agent = f.payload, f.held, f.headers, f.tag, a
+	r.payload, r.held, r.Headers, r.Tag, r.Hops, r.agent = f.payload, f.held, f.headers, f.tag, f.hops, a
 	if f.timeLeft > 0 {
 		r.Due = now.Add(time.Duration(min(f.timeLeft, uint64(maxTimeLeft.Microseconds()))) * time.Microsecond)
 	}
@@ -196,6 +197,10 @@ func (a *agent) request(f *frame, now time.Time) (*Request, *Failure) {
 		wrong = fmt.Sprintf("the method is longer than %d bytes", maxMethodBytes)
 	case headerBytes(f.headers)+int64(len(f.tag)) > maxHeaderBytes:
 		wrong = fmt.Sprintf("the headers are longer than %d bytes", maxHeaderBytes)
+	case len(f.onBehalf) > maxNameBytes:
+		wrong = fmt.Sprintf("on_behalf is longer than %d bytes", maxNameBytes)
+	case f.hops >= MaxHops:
+		return r, Refuse(meshv1.Reason_REASON_LOOP, loopText)
 	case f.total == 0 && f.length() > partBytes:
 		wrong = fmt.Sprintf("a payload of more than %d bytes travels in parts: set total_size", partBytes)
 	case int64(f.length()) > a.opt.Limits.MessageBytes:

@@ -26,6 +26,8 @@ type callOptions struct {
 	headers                     metadata.MD
 	replyHeaders, replyTrailers []*metadata.MD
 	maxRequest, maxReply        int // 0: as the limits say
+	hops                        uint32
+	onBehalf                    string
 }
 
 // Options of Call, Send and Query, and of stubs over a Proxy. grpc.Header and
@@ -52,6 +54,20 @@ var (
 // context travels too.
 func Headers(md metadata.MD) grpc.CallOption {
 	return callOption{set: func(o callOptions) callOptions { o.headers = metadata.Join(o.headers, md); return o }}
+}
+
+// MaxHops is how often a message may be passed on.
+const MaxHops = channel.MaxHops
+
+// Forwarded says that the message is not this process's own but passed on: it
+// had gone over hops links, or through as many forwarders, before it came here
+// (Caller.Hops; 0 where it came from a program outside). It leaves with one
+// more, and at MaxHops it fails: ErrLoop, not sent. So whatever passes messages on
+// cannot do it in a loop for ever. onBehalf is the identity of the first caller,
+// where this process has verified it; "" where it has not.
+func Forwarded(hops int, onBehalf string) grpc.CallOption {
+	next := uint32(min(max(hops, 0), channel.MaxHops)) + 1
+	return callOption{set: func(o callOptions) callOptions { o.hops, o.onBehalf = next, onBehalf; return o }}
 }
 
 func collect(opts []grpc.CallOption) (o callOptions) {
@@ -128,7 +144,7 @@ func (m *Mesh) Query(ctx context.Context, target string, opts ...grpc.CallOption
 func (m *Mesh) do(ctx context.Context, t target, method string, payload []byte, push bool, o *callOptions) ([]byte, error) {
 	msg := &channel.Message{
 		Node: t.node, Name: t.name, Handle: uint64(t.handle), Target: t.text, Method: method, Payload: payload,
-		Push: push, NoWait: o.noWait, WaitUp: o.waitUp, Owned: o.owned,
+		Push: push, NoWait: o.noWait, WaitUp: o.waitUp, Owned: o.owned, Hops: o.hops, OnBehalf: o.onBehalf,
 	}
 	if in := inboundOf(ctx); in != nil {
 		msg.Turn = in

@@ -81,6 +81,8 @@ var (
 	ErrReplyTooLarge = channel.ErrReplyTooLarge
 	// ErrNameTaken: Register found the name in use.
 	ErrNameTaken = registry.ErrNameTaken
+	// ErrLoop: the message was passed on 8 times. NotSent or Rejected.
+	ErrLoop = channel.ErrLoop
 	// ErrPanic: the handler panicked; the message has the id under which its
 	// log tells more. HandlerFailed.
 	ErrPanic = channel.ErrPanic

@@ -244,6 +244,8 @@ type Caller struct {
 	Session uint64
 	// Push says that nobody waits for a reply.
 	Push bool
+	// Hops says how often it was passed on before; see Forwarded.
+	Hops int
 	// Trace came with the message.
 	Trace Trace
 }
@@ -258,7 +260,7 @@ func CallerFrom(ctx context.Context) (Caller, bool) {
 	r := &in.req
 	return Caller{
 		Process: r.Peer.Process, Incarnation: r.Peer.Incarnation, Node: r.Peer.Node, Addr: r.Peer.Addr,
-		Target: in.address(), Method: r.Method, Session: r.Session, Push: r.Push, Trace: in.trace(),
+		Target: in.address(), Method: r.Method, Session: r.Session, Push: r.Push, Hops: int(r.Hops), Trace: in.trace(),
 	}, true
 }
 

@@ -27,6 +27,8 @@ func TestEveryFailureOfThePeerHasItsVerdict(t *testing.T) {
 		meshv1.Reason_REASON_EXPIRED:         {verdict: mesh.Rejected, is: mesh.ErrExpired},
 		meshv1.Reason_REASON_NOT_PERMITTED:   {verdict: mesh.Rejected, is: mesh.ErrNotPermitted},
 		meshv1.Reason_REASON_INVALID_REQUEST: {verdict: mesh.Rejected, is: mesh.ErrInvalidRequest},
+		meshv1.Reason_REASON_LOOP:            {verdict: mesh.Rejected, is: mesh.ErrLoop},
+		meshv1.Reason_REASON_LINK_BROKEN:     {verdict: mesh.MaybeExecuted, is: mesh.ErrLinkBroken},
 		meshv1.Reason_REASON_CANCELLED:       {verdict: mesh.MaybeExecuted, is: mesh.ErrCancelled},
 		meshv1.Reason_REASON_REPLY_TOO_LARGE: {verdict: mesh.HandlerFailed, is: mesh.ErrReplyTooLarge},
 		meshv1.Reason_REASON_PANIC:           {verdict: mesh.HandlerFailed, is: mesh.ErrPanic},

@@ -41,6 +41,7 @@ var conditions = []struct {
 	{mesh.ErrLinkBroken, "LINK_BROKEN", codes.Aborted},
 	{mesh.ErrReplyTooLarge, "REPLY_TOO_LARGE", codes.OutOfRange},
 	{mesh.ErrPanic, "PANIC", codes.Internal},
+	{mesh.ErrLoop, "LOOP", codes.FailedPrecondition},
 	{context.Canceled, "CANCELLED", codes.Canceled},
 	{context.DeadlineExceeded, "DEADLINE_EXCEEDED", codes.DeadlineExceeded},
 }

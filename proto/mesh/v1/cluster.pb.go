@@ -81,6 +81,12 @@ const (
 	Reason_REASON_NOT_PERMITTED Reason = 13
 	// The request breaks a rule of this file; the message says which.
 	Reason_REASON_INVALID_REQUEST Reason = 14
+	// Register: the name is in use, and not shared by all who ask for it.
+	Reason_REASON_NAME_TAKEN Reason = 15
+	// The program that had the call was lost, or its answer could not be read.
+	Reason_REASON_LINK_BROKEN Reason = 16
+	// The message was passed on too often: 8 hops.
+	Reason_REASON_LOOP Reason = 17
 )
 
 // Enum value maps for Reason.
@@ -101,6 +107,9 @@ var (
 		12: "REASON_CANCELLED",
 		13: "REASON_NOT_PERMITTED",
 		14: "REASON_INVALID_REQUEST",
+		15: "REASON_NAME_TAKEN",
+		16: "REASON_LINK_BROKEN",
+		17: "REASON_LOOP",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":     0,
@@ -118,6 +127,9 @@ var (
 		"REASON_CANCELLED":       12,
 		"REASON_NOT_PERMITTED":   13,
 		"REASON_INVALID_REQUEST": 14,
+		"REASON_NAME_TAKEN":      15,
+		"REASON_LINK_BROKEN":     16,
+		"REASON_LOOP":            17,
 	}
 )
 
@@ -1129,8 +1141,8 @@ func (x *Reply) GetTrailers() []*Header {
 type Failure struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// reason decides what is known of the call's execution: HANDLER, PANIC and
-	// REPLY_TOO_LARGE mean that the handler ran, CANCELLED that it may have,
-	// every other reason that no handler was started.
+	// REPLY_TOO_LARGE mean that the handler ran, CANCELLED and LINK_BROKEN that it
+	// may have, every other reason that no handler was started.
 	Reason Reason `protobuf:"varint,1,opt,name=reason,proto3,enum=mesh.v1.Reason" json:"reason,omitempty"`
 	// code is a gRPC status code, 1 to 16.
 	Code uint32 `protobuf:"varint,2,opt,name=code,proto3" json:"code,omitempty"`
@@ -2020,7 +2032,7 @@ const file_mesh_v1_cluster_proto_rawDesc = "" +
 	"\ttrace_tag\x18\a \x01(\tR\btraceTag\"<\n" +
 	"\fCallResponse\x12\x18\n" +
 	"\apayload\x18\x01 \x01(\fR\apayload\x12\x12\n" +
-	"\x04json\x18\x02 \x01(\tR\x04json*\xec\x02\n" +
+	"\x04json\x18\x02 \x01(\tR\x04json*\xac\x03\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eREASON_HANDLER\x10\x01\x12\x10\n" +
@@ -2037,7 +2049,10 @@ const file_mesh_v1_cluster_proto_rawDesc = "" +
 	"\x0eREASON_EXPIRED\x10\v\x12\x14\n" +
 	"\x10REASON_CANCELLED\x10\f\x12\x18\n" +
 	"\x14REASON_NOT_PERMITTED\x10\r\x12\x1a\n" +
-	"\x16REASON_INVALID_REQUEST\x10\x0e2\xba\x01\n" +
+	"\x16REASON_INVALID_REQUEST\x10\x0e\x12\x15\n" +
+	"\x11REASON_NAME_TAKEN\x10\x0f\x12\x16\n" +
+	"\x12REASON_LINK_BROKEN\x10\x10\x12\x0f\n" +
+	"\vREASON_LOOP\x10\x112\xba\x01\n" +
 	"\x0eClusterService\x127\n" +
 	"\x04Link\x12\x14.mesh.v1.LinkRequest\x1a\x15.mesh.v1.LinkResponse(\x010\x01\x12:\n" +
 	"\x05Serve\x12\x15.mesh.v1.ServeRequest\x1a\x16.mesh.v1.ServeResponse(\x010\x01\x123\n" +

@@ -73,11 +73,19 @@ type ClusterServiceClient interface {
 	// Serve is Link with the roles swapped, for a program that answers but cannot
 	// listen. The program opens the stream and speaks first (hello); its hello's
 	// max_calls says how many requests it takes at once. It registers names;
-	// requests for them come down, its answers go up. Sessions of requests are
-	// the listener's, those of register and unregister the program's own. When
-	// the stream ends its names go. A goaway from the program means that it takes
-	// no more requests; half-close after the last answer. The stream ends as
-	// Link's does.
+	// requests for them come down, addressed by name, and its answers go up.
+	// Sessions of requests are the listener's, those of register and unregister
+	// the program's own. When the stream ends its names go. A goaway from the
+	// program means that it takes no more requests; half-close after the last
+	// answer.
+	//
+	// The stream ends with OK after an orderly end: the program half-closed, or it
+	// said goaway and has answered all that it took. Otherwise as Link's does, and
+	// with
+	//
+	//	PERMISSION_DENIED   this listener takes no programs (before the hello)
+	//	UNAVAILABLE         the listener is leaving: it sent no more requests and
+	//	                    waited for the answers; open Serve elsewhere, or again
 	Serve(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ServeRequest, ServeResponse], error)
 	// Call is one call, push or query for a program that keeps no stream: a
 	// shell script, a test. The gRPC deadline is the call's deadline, gRPC
@@ -154,11 +162,19 @@ type ClusterServiceServer interface {
 	// Serve is Link with the roles swapped, for a program that answers but cannot
 	// listen. The program opens the stream and speaks first (hello); its hello's
 	// max_calls says how many requests it takes at once. It registers names;
-	// requests for them come down, its answers go up. Sessions of requests are
-	// the listener's, those of register and unregister the program's own. When
-	// the stream ends its names go. A goaway from the program means that it takes
-	// no more requests; half-close after the last answer. The stream ends as
-	// Link's does.
+	// requests for them come down, addressed by name, and its answers go up.
+	// Sessions of requests are the listener's, those of register and unregister
+	// the program's own. When the stream ends its names go. A goaway from the
+	// program means that it takes no more requests; half-close after the last
+	// answer.
+	//
+	// The stream ends with OK after an orderly end: the program half-closed, or it
+	// said goaway and has answered all that it took. Otherwise as Link's does, and
+	// with
+	//
+	//	PERMISSION_DENIED   this listener takes no programs (before the hello)
+	//	UNAVAILABLE         the listener is leaving: it sent no more requests and
+	//	                    waited for the answers; open Serve elsewhere, or again
 	Serve(grpc.BidiStreamingServer[ServeRequest, ServeResponse]) error
 	// Call is one call, push or query for a program that keeps no stream: a
 	// shell script, a test. The gRPC deadline is the call's deadline, gRPC
