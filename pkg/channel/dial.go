@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
@@ -49,12 +48,11 @@ func (o *onceConn) cut() {
 }
 
 // clientOptions are the gRPC settings of a link; see docs/protocol.md.
-func (m *Manager) clientOptions(o *onceConn) []grpc.DialOption {
+func (m *Manager) clientOptions(o *onceConn, node, addr string) []grpc.DialOption {
 	l := &m.opt.Limits
-	return []grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+	opts := []grpc.DialOption{
+		grpc.WithTransportCredentials(m.opt.Security.dial(node, addr)),
 		grpc.WithContextDialer(o.dialer),
-		grpc.WithAuthority("mesh"),
 		grpc.WithDisableRetry(),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithIdleTimeout(0),
@@ -68,22 +66,29 @@ func (m *Manager) clientOptions(o *onceConn) []grpc.DialOption {
 			grpc.MaxCallSendMsgSize(2*maxBatchBytes),
 		),
 	}
+	if m.opt.Security.Dial == nil {
+		opts = append(opts, grpc.WithAuthority("mesh")) // else the host of the certificate
+	}
+	if show := m.opt.Security.Show; show != nil {
+		opts = append(opts, grpc.WithPerRPCCredentials(show))
+	}
+	return opts
 }
 
 // batchSlack is how far above the batch bound gRPC's own message limit lies.
 const batchSlack = 4 << 10
 
-var errPlaintext = errors.New("plaintext is spoken on loopback and unix sockets only; Options.Insecure (--insecure) allows it elsewhere")
+var errPlaintext = errors.New("plaintext is spoken on loopback and unix sockets only: set TLS (--tls-cert and more), or allow it with Options.Insecure (--insecure)")
 
 // connect opens a link: connection, stream, both hellos. What else came with
 // the listener's hello is left in the inbox. ctx abandons the attempt, and has
 // no say once the link is open.
 func (m *Manager) connect(ctx context.Context, node, addr string) (_ *dialled, _ *outlet, _ *inbox, err error) {
-	if !m.opt.Insecure && !IsLocal(addr) {
+	if !m.opt.mayDial(addr) {
 		return nil, nil, nil, errPlaintext
 	}
 	once := &onceConn{dial: func(ctx context.Context) (net.Conn, error) { return m.opt.Dial(ctx, addr) }}
-	once.cc, err = grpc.NewClient("passthrough:///"+addr, m.clientOptions(once)...)
+	once.cc, err = grpc.NewClient("passthrough:///"+addr, m.clientOptions(once, node, addr)...)
 	if err != nil {
 		return nil, nil, nil, err
 	}

@@ -58,7 +58,7 @@ func TestReadHello(t *testing.T) {
 	ok := func() *meshv1.Hello { return &meshv1.Hello{Version: 1, Process: "p", Incarnation: 1} }
 	peer, l, err := readHello(ok())
 	want := peerLimits{batch: 256 << 10, message: 64 << 20, unfinished: 64 << 20, calls: 16384, silence: 6 * time.Second}
-	if err != nil || l != want || peer != (Peer{Process: "p", Incarnation: 1}) {
+	if err != nil || l != want || !reflect.DeepEqual(peer, Peer{Process: "p", Incarnation: 1}) {
 		t.Errorf("%+v %+v %v", peer, l, err)
 	}
 	h := ok()

@@ -42,7 +42,7 @@ var errLeaving = status.Error(codes.Unavailable, "the node is leaving")
 // Listen opens addr, which may have port 0, for the node of that name; the name
 // is for the logs.
 func (m *Manager) Listen(node, addr string) (*Listener, error) {
-	if !m.opt.Insecure && !IsLocal(addr) {
+	if !m.opt.mayListen(addr) {
 		return nil, fmt.Errorf("listen %s: %w", addr, errPlaintext)
 	}
 	lis, err := m.opt.Listen(addr)
@@ -78,7 +78,7 @@ func (m *Manager) Listen(node, addr string) (*Listener, error) {
 // serverOptions are the gRPC settings of a listener; see docs/protocol.md.
 func (m *Manager) serverOptions() []grpc.ServerOption {
 	l := &m.opt.Limits
-	return []grpc.ServerOption{
+	opts := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.MaxConcurrentStreams(streamsPerConn),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
@@ -91,6 +91,10 @@ func (m *Manager) serverOptions() []grpc.ServerOption {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, MaxConnectionIdle: 30 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	}
+	if creds := m.opt.Security.Listen; creds != nil {
+		opts = append(opts, grpc.Creds(creds))
+	}
+	return opts
 }
 
 // Addr is where it listens.
@@ -237,6 +241,9 @@ func (l *Listener) accept(s stream, k *link) (*agent, *inbox, error) {
 	f.in.shift()
 	addr, cut := connOf(k.ctx)
 	p.Addr = addr
+	if p.Identity, err = l.m.opt.Security.identify(k.ctx, p.Process); err != nil {
+		return nil, nil, err
+	}
 	k.limit = limits.batch
 	a := newAgent(l.m, k, p, limits, cut)
 	// Before the hello: from then on the dialler is owed a goaway.

@@ -67,7 +67,7 @@ type node struct {
 	gen      uint64 // of the dial that counts
 	attempts int    // failed dials in a row
 	lastErr  *Error
-	insecure bool   // plaintext may leave this machine
+	insecure bool   // any address may be dialled: TLS is set, or plaintext may leave this machine
 	barred   *Error // why the address may not be dialled; nil where it may
 	pauseEnd time.Time
 	left     time.Time // until then a failed dial is told to nobody

@@ -7,6 +7,8 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 )
 
 // Options configure a Manager. Everything but Dispatcher must be set; pkg/mesh
@@ -23,6 +25,7 @@ type Options struct {
 	Idle        time.Duration // after which an unused link is closed; 0: never
 
 	Insecure bool // allow plaintext off loopback and unix sockets
+	Security Security
 	Dial     func(ctx context.Context, addr string) (net.Conn, error)
 	Listen   func(addr string) (net.Listener, error)
 
@@ -32,6 +35,44 @@ type Options struct {
 	ServerOptions []grpc.ServerOption
 	OnServer      func(*grpc.Server)
 	Logger        *zap.Logger
+}
+
+// Security says how links are secured, and who is at their other end. Its zero
+// value is plaintext among peers of whom nothing is known.
+type Security struct {
+	// Dial secures the connection to a node; nil: plaintext.
+	Dial func(node, addr string) credentials.TransportCredentials
+	// Listen secures the connections to a listener; nil: plaintext.
+	Listen credentials.TransportCredentials
+	// Show is what the dialler shows when it opens a stream; nil: nothing.
+	Show credentials.PerRPCCredentials
+	// Identify returns the names that the peer proved to have; process is what
+	// its hello says, "" where it says none. An error refuses it, and is a gRPC
+	// status with a sentence. Nil: nothing is known of anybody.
+	Identify func(stream context.Context, process string) ([]string, error)
+}
+
+func (s *Security) dial(node, addr string) credentials.TransportCredentials {
+	if s.Dial == nil {
+		return insecure.NewCredentials()
+	}
+	return s.Dial(node, addr)
+}
+
+func (s *Security) identify(stream context.Context, process string) ([]string, error) {
+	if s.Identify == nil {
+		return nil, nil
+	}
+	return s.Identify(stream, process)
+}
+
+// mayDial and mayListen say whether an address may be spoken to, and at (M61).
+func (o *Options) mayDial(addr string) bool {
+	return o.Insecure || o.Security.Dial != nil || IsLocal(addr)
+}
+
+func (o *Options) mayListen(addr string) bool {
+	return o.Insecure || o.Security.Listen != nil || IsLocal(addr)
 }
 
 // NetDial is the default of Options.Dial.

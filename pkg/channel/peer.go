@@ -14,8 +14,9 @@ import (
 type Peer struct {
 	Process     string // the name in its hello
 	Incarnation uint32
-	Node        string // the node name by which the dialler came
-	Addr        string // its network address
+	Node        string   // the node name by which the dialler came
+	Addr        string   // its network address
+	Identity    []string // the names that it proved to have, see Security; nil where it proved none
 }
 
 // version of the protocol that this package speaks.

@@ -42,7 +42,7 @@ func newSender(m *Manager, name string) *sender {
 	s := &sender{m: m, links: make(map[*dialled]struct{})}
 	s.node = node{
 		host: s, name: name, self: m.opt.Process, limits: m.opt.Limits, timing: m.opt.timing(),
-		counters: &m.Counters, insecure: m.opt.Insecure, noWaiting: m.noWaiting, closed: m.shut,
+		counters: &m.Counters, insecure: m.opt.Insecure || m.opt.Security.Dial != nil, noWaiting: m.noWaiting, closed: m.shut,
 	}
 	return s
 }

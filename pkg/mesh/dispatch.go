@@ -74,7 +74,7 @@ func (m *Mesh) find(r *channel.Request) (*Service, *channel.Failure) {
 	case r.Name != "":
 		reg, err = m.reg.ByName(r.Name)
 	case r.Handle == 0:
-		return m.process, nil
+		return m.process, m.guard.refuses(r, m.process)
 	default:
 		reg, err = m.reg.ByHandle(r.Handle)
 	}
@@ -82,6 +82,9 @@ func (m *Mesh) find(r *channel.Request) (*Service, *channel.Failure) {
 		return nil, refusal(fmt.Errorf("%w: %s", err, quoted(r)))
 	}
 	s := reg.Owner.(*Service)
+	if f := m.guard.refuses(r, s); f != nil {
+		return s, f
+	}
 	return s, s.refuses(r.Method)
 }
 

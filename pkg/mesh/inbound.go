@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/meshnode/meshnode/pkg/access"
 	"github.com/meshnode/meshnode/pkg/channel"
 	"github.com/meshnode/meshnode/pkg/registry"
 )
@@ -237,6 +238,9 @@ type Caller struct {
 	Node string
 	// Addr is its network address.
 	Addr string
+	// Identity is the name that the caller proved to have: the first of its
+	// certificate, or "token"; "" where nothing was proved.
+	Identity string
 	// Target is the service as it was addressed: "@sdb" or ":HANDLE".
 	Target string
 	// Method and Session are the message's; sessions are unique on one link.
@@ -260,7 +264,8 @@ func CallerFrom(ctx context.Context) (Caller, bool) {
 	r := &in.req
 	return Caller{
 		Process: r.Peer.Process, Incarnation: r.Peer.Incarnation, Node: r.Peer.Node, Addr: r.Peer.Addr,
-		Target: in.address(), Method: r.Method, Session: r.Session, Push: r.Push, Hops: int(r.Hops), Trace: in.trace(),
+		Identity: access.Identity{Names: r.Peer.Identity}.String(),
+		Target:   in.address(), Method: r.Method, Session: r.Session, Push: r.Push, Hops: int(r.Hops), Trace: in.trace(),
 	}, true
 }
 

@@ -31,6 +31,7 @@ type Mesh struct {
 	process     *Service // handle 0
 	intercept   grpc.UnaryServerInterceptor
 	health      *health.Server
+	guard       *guard
 	work        workload
 	stats       struct{ panics, pushErrors atomic.Int64 }
 
@@ -48,19 +49,25 @@ func New(o Options) (*Mesh, error) {
 	if o.DialTimeout < 0 || o.HeartbeatInterval < 0 || o.CallTimeout < 0 {
 		return nil, errors.New("mesh: DialTimeout, HeartbeatInterval and CallTimeout must not be negative; zero is the default")
 	}
+	guard, err := newGuard(&o)
+	if err != nil {
+		return nil, err
+	}
 	o = o.withDefaults()
 	m := &Mesh{
-		opt: o, incarnation: rand.Uint32N(1<<32-1) + 1, open: make(map[string]*Listener),
+		guard: guard,
+		opt:   o, incarnation: rand.Uint32N(1<<32-1) + 1, open: make(map[string]*Listener),
 		intercept: chain(o.Interceptors), health: health.NewServer(),
 	}
 	m.reg = registry.New(m.incarnation)
 	m.process = m.NewService(m.answerProcess, Concurrent(0))
 	co := o.channel(m.incarnation)
 	co.Dispatcher = dispatcher{m}
+	co.Security = guard.security()
 	co.ServerOptions = streamInterceptors(o.Logger)
 	co.OnServer = func(s *grpc.Server) { healthpb.RegisterHealthServer(s, m.health) }
 	m.ch = channel.NewManager(co)
-	if o.Insecure {
+	if o.Insecure && o.TLS == nil {
 		o.Logger.Warn("insecure: plaintext is spoken beyond loopback and unix sockets; anyone on the network can read and call")
 	}
 	if err := m.Reload(nil); err != nil {

@@ -56,6 +56,18 @@ type Options struct {
 	// 6 s.
 	HeartbeatInterval time.Duration
 
+	// TLS encrypts every link, with certificates at both ends. Default: none;
+	// then plaintext is spoken, on loopback and unix sockets only.
+	TLS *TLS
+	// Tokens are secrets that a team shares, each of at least 16 visible ASCII
+	// characters: the first is shown to peers, all are taken from them. A peer
+	// that shows none of them is refused. Without TLS they are sent in clear,
+	// and thus leave this machine only where Insecure is set. Default: none are
+	// asked for.
+	Tokens []string
+	// Rules say which peers may call what; SetRules exchanges them. Default:
+	// every peer that may link may call everything.
+	Rules *Rules
 	// Insecure allows plaintext off loopback and unix sockets.
 	Insecure bool
 	// Dial and Listen replace package net's, for tests and proxies.
@@ -87,9 +99,6 @@ func (o Options) withDefaults() Options {
 		o.Name = fmt.Sprintf("%s-%d", host, os.Getpid())
 	}
 	o.Name = channel.ProcessName(o.Name)
-	if o.Logger == nil {
-		o.Logger = zap.NewNop()
-	}
 	if o.Dial == nil {
 		o.Dial = channel.NetDial
 	}

@@ -17,10 +17,11 @@ var doors = []struct {
 	room  string
 	leads []string
 }{
-	{"cmd/meshnode/...", []string{"cmd/meshnode/...", "pkg/gateway/...", "pkg/discovery/...", "pkg/mesh", "examples/..."}},
+	{"cmd/meshnode/...", []string{"cmd/meshnode/...", "pkg/access", "pkg/gateway/...", "pkg/discovery/...", "pkg/mesh", "examples/..."}},
 	{"pkg/gateway/...", []string{"pkg/gateway/...", "pkg/mesh"}},
 	{"pkg/discovery/...", []string{"pkg/mesh"}},
-	{"pkg/mesh", []string{"pkg/channel", "pkg/registry", wire}},
+	{"pkg/mesh", []string{"pkg/access", "pkg/channel", "pkg/registry", wire}},
+	{"pkg/access", nil},
 	{"pkg/channel", []string{wire}},
 	{"pkg/registry", nil},
 	{wire, nil},
@@ -35,6 +36,7 @@ const wire = "proto/mesh/v1"
 // the channel only what gRPC is made of and its error details.
 var outside = map[string][]string{
 	"pkg/registry": {},
+	"pkg/access":   {"google.golang.org/grpc", "go.yaml.in/yaml/v3"},
 	"pkg/channel":  {"google.golang.org/grpc", "google.golang.org/protobuf", "google.golang.org/genproto/googleapis/rpc", "golang.org/x", "go.uber.org/zap"},
 }
 
