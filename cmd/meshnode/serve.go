@@ -10,7 +10,7 @@ import (
 func newServe() *cobra.Command {
 	var s server
 	cmd := &cobra.Command{
-		Use:   "serve [--open NODE]... [--listen ADDR]... [--example SERVICE]...",
+		Use:   "serve [--open NODE]... [--listen ADDR]... [--gateway ADDR]... [--example SERVICE]...",
 		Short: "be one or several nodes",
 		Long: `serve opens nodes and hosts services until it is told to end.
 
@@ -21,6 +21,8 @@ gRPC health checks too (grpc.health.v1).
 Examples of services: simpledb keeps strings, as the service @sdb: call it with
 GET key, SET key=value, push it PING text. pingserver, as @pingserver, takes its
 time: call it with SLEEP '2s text'. Both answer the stubs of examples/proto.
+
+` + aboutGateway + `
 
 ` + aboutTable + `
 The file is read again when it changed and at SIGHUP; --no-watch leaves SIGHUP
@@ -33,11 +35,13 @@ Logs go to standard error, a line for each event.`,
 		Example: `  meshnode serve --table cluster.yaml --open db --open db2 --example simpledb
   meshnode serve --node db=127.0.0.1:2528 --open db --example pingserver --log json
   meshnode serve --listen 127.0.0.1:0 --example simpledb
+  # the door for other languages: one gateway near them, with a default target
+  meshnode serve --table cluster.yaml --gateway 127.0.0.1:2600 --route simpledb.v1.SimpleDBService=db@sdb
 
 ` + exitCodes,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usagef("serve takes no argument, and %q is one: a node is given with --open, an address with --listen", args[0])
+				return usagef("serve takes no argument, and %q is one: a node is given with --open, an address with --listen or --gateway", args[0])
 			}
 			return nil
 		},
@@ -49,6 +53,7 @@ Logs go to standard error, a line for each event.`,
 
 func (s *server) add(flags *pflag.FlagSet) {
 	s.table.add(flags)
+	s.gateways.add(flags)
 	flags.StringArrayVar(&s.open, "open", nil, "`NODE` of the table to be; repeatable")
 	flags.StringArrayVar(&s.listen, "listen", nil, "`ADDR` to listen on as well; repeatable")
 	flags.StringArrayVar(&s.examples, "example", nil, "`SERVICE` to host, simpledb or pingserver; repeatable")

@@ -25,6 +25,7 @@ type server struct {
 	drain                  time.Duration
 	noWatch, insecure      bool
 	logFormat, logLevel    string
+	gateways               gateways
 
 	log   *zap.Logger
 	m     *mesh.Mesh
@@ -67,9 +68,12 @@ func (s *server) parse() (err error) {
 	if err := s.table.parse(); err != nil {
 		return err
 	}
+	if err := s.gateways.parse(); err != nil {
+		return err
+	}
 	switch {
-	case len(s.open)+len(s.listen) == 0:
-		return usagef("nothing to listen on: give --open NODE, or --listen ADDR")
+	case len(s.open)+len(s.listen)+len(s.gateways.addrs) == 0:
+		return usagef("nothing to listen on: give --open NODE, --listen ADDR or --gateway ADDR")
 	case len(s.open) > 0 && !s.table.given():
 		return usagef("--open %s: where is it? Give --table FILE, or --node %s=ADDR, or set %s", s.open[0], s.open[0], tableEnv)
 	case s.drain < 0:
@@ -103,17 +107,26 @@ func (s *server) start() (err error) {
 	}
 	for _, node := range append(s.open[:len(s.open):len(s.open)], s.listen...) {
 		if _, err := s.m.Open(node); err != nil {
-			var broken *net.OpError
-			if errors.As(err, &broken) {
-				s.log.Error("cannot listen", zap.String("on", node), zap.Error(err))
-				return &failure{code: exitFailed, err: err, logged: true}
-			}
-			return usagef("%w", err)
+			return cannotListen(s.log, node, err)
 		}
+	}
+	if err := s.gateways.start(s.m, s.log); err != nil {
+		_ = s.gateways.close(context.Background()) // nobody calls yet; err tells more
+		return err
 	}
 	s.log.Info("serving", zap.String("name", s.m.Name()), zap.String("version", version), zap.Strings("nodes", s.open),
 		zap.Strings("addresses", s.listen), zap.Strings("examples", s.examples))
 	return nil
+}
+
+// cannotListen is the error of an address that is wrong, or cannot be had.
+func cannotListen(log *zap.Logger, on string, err error) error {
+	var broken *net.OpError
+	if !errors.As(err, &broken) {
+		return usagef("%w", err)
+	}
+	log.Error("cannot listen", zap.String("on", on), zap.Error(err))
+	return &failure{code: exitFailed, err: err, logged: true}
 }
 
 // source is the table as it is now.
@@ -155,11 +168,22 @@ func (s *server) refused(err error) {
 	s.log.Error("the table was not taken; everything stays as it was", zap.Error(err))
 }
 
+// drained ends the gateways, which call through the mesh, and then the mesh: all
+// that within the drain time, of which the gateways have half.
+func (s *server) drained() error {
+	all, cancel := context.WithTimeout(context.Background(), max(s.drain, time.Millisecond))
+	defer cancel()
+	first, cancel := context.WithTimeout(all, max(s.drain, 0)/2)
+	defer cancel()
+	err := s.gateways.close(first)
+	return errors.Join(err, s.m.Close(all))
+}
+
 // end drains, unless a second signal comes.
 func (s *server) end(sig os.Signal, signals <-chan os.Signal) error {
 	s.log.Info("draining", zap.Stringer("signal", sig), zap.Duration("at_most", max(s.drain, 0)))
 	closed := make(chan error, 1)
-	go func() { closed <- s.m.Close(context.Background()) }()
+	go func() { closed <- s.drained() }()
 	for {
 		select {
 		case err := <-closed:

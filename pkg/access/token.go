@@ -68,6 +68,9 @@ func (s *Secrets) GetRequestMetadata(context.Context, ...string) (map[string]str
 	return map[string]string{tokenKey: tokenScheme + s.show}, nil
 }
 
+// DropToken takes the token out of metadata that is passed on.
+func DropToken(md metadata.MD) { delete(md, tokenKey) }
+
 // RequireTransportSecurity is false: where plaintext may be spoken at all is
 // decided before a dial (M61).
 func (s *Secrets) RequireTransportSecurity() bool { return false }

@@ -3,7 +3,6 @@ package channel
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"sync"
 	"time"
@@ -42,15 +41,12 @@ var errLeaving = status.Error(codes.Unavailable, "the node is leaving")
 // Listen opens addr, which may have port 0, for the node of that name; the name
 // is for the logs.
 func (m *Manager) Listen(node, addr string) (*Listener, error) {
-	if !m.opt.mayListen(addr) {
-		return nil, fmt.Errorf("listen %s: %w", addr, errPlaintext)
-	}
-	lis, err := m.opt.Listen(addr)
+	lis, err := m.listen(addr)
 	if err != nil {
 		return nil, err
 	}
 	l := &Listener{m: m, node: node, gone: make(chan struct{}), over: make(chan struct{}), agents: make(map[*agent]struct{})}
-	l.lis = newConnListener(lis, m.opt.Limits.Links+extraConnections)
+	l.lis = lis
 	l.srv = grpc.NewServer(append(m.serverOptions(), m.opt.ServerOptions...)...)
 	meshv1.RegisterClusterServiceServer(l.srv, l)
 	if m.opt.OnServer != nil {

@@ -30,6 +30,15 @@ func (m *Mesh) Proxy(target string) *Proxy {
 // Target is what Proxy was given.
 func (p *Proxy) Target() string { return p.text }
 
+// Err says what is wrong with the target, as its first use would tell it: nil of
+// a right one, whether its node and service are there or not.
+func (p *Proxy) Err() error {
+	if p.err == nil {
+		return nil
+	}
+	return invalidTarget(p.text, "", p.err)
+}
+
 // Call is Mesh.Call to the proxy's target.
 func (p *Proxy) Call(ctx context.Context, method string, payload []byte, opts ...grpc.CallOption) ([]byte, error) {
 	if p.err != nil {
