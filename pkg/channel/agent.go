@@ -48,7 +48,7 @@ func newAgent(m *Manager, l *link, peer Peer, limits peerLimits, cut func()) *ag
 	return &agent{
 		link: l, m: m, opt: &m.opt, peer: peer, limits: limits, conn: cut,
 		joins: make(map[uint64]*Request), calls: make(map[uint64]*Request),
-		queue: replyQueue{bulk: bulk[*Request]{limit: limits.unfinished}},
+		queue: replyQueue{bulk: bulk[*largeAnswer]{limit: limits.unfinished}},
 	}
 }
 
@@ -268,11 +268,8 @@ func (a *agent) cancelled(session uint64) {
 	}
 	r.cancelled = true
 	if r.answered {
-		if a.queue.withdraw(r) { // a large reply that has not left
-			a.m.replies.add(-r.queued)
-			r.reply, r.parcel, r.fail = Reply{}, parcel{}, cancelFailure()
-			a.queue.putFirst(r)
-			a.m.replies.add(r.queued)
+		if size := a.queue.withdraw(r); size > 0 { // a large reply that has not left
+			a.m.replies.add(a.queue.putFirst(answer{r: r, fail: cancelFailure()}) - size)
 			a.wake()
 		}
 		a.mu.Unlock()
@@ -289,13 +286,13 @@ func cancelFailure() *Failure {
 }
 
 // answer queues the one answer of a call.
-func (a *agent) answer(r *Request, rep Reply, f *Failure) {
-	if r.Push {
+func (a *agent) answer(w answer) {
+	if w.r.Push {
 		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.answerOnce(r, rep, f)
+	a.answerOnce(w)
 }
 
 // refuseUnplaced refuses a call whose parts still arrive: it will not be placed.
@@ -305,12 +302,13 @@ func (a *agent) refuseUnplaced(r *Request, f *Failure) bool {
 	if r.job != nil {
 		return false
 	}
-	a.answerOnce(r, Reply{}, f)
+	a.answerOnce(answer{r: r, fail: f})
 	return true
 }
 
 // answerOnce is called under the lock.
-func (a *agent) answerOnce(r *Request, rep Reply, f *Failure) {
+func (a *agent) answerOnce(w answer) {
+	r := w.r
 	if r.answered {
 		return
 	}
@@ -319,35 +317,37 @@ func (a *agent) answerOnce(r *Request, rep Reply, f *Failure) {
 		a.m.Counters.RepliesDropped.Add(1)
 		return
 	}
-	r.reply, r.fail = rep, f
 	if r.cancelled {
-		r.reply, r.fail = Reply{}, cancelFailure()
+		w = answer{r: r, fail: cancelFailure()}
 	}
-	a.enqueue(r)
-}
-
-// enqueue is called under the lock.
-func (a *agent) enqueue(r *Request) {
-	a.queue.put(r)
-	a.m.replies.add(r.queued)
+	a.m.replies.add(a.queue.put(w))
 	a.wake()
 }
 
 // fill gives the writer what may be sent. It returns true when the link is done.
+// The small answers are encoded without the lock, which handlers and the reader
+// want.
 func (a *agent) fill(b *batch) bool {
 	a.addBeat(b)
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	if a.leaving && !a.said {
 		a.said = true
 		b.add(&frame{kind: kindGoaway, goaway: &meshv1.Goaway{LastSession: a.goLast, Message: a.why}})
 	}
-	for _, r := range a.queue.fill(b) {
-		if a.calls[r.Session] == r {
-			delete(a.calls, r.Session)
-		}
-		a.m.replies.add(-r.queued)
-		r.reply, r.parcel = Reply{}, parcel{}
+	small := a.queue.takeSmall(b)
+	for i := range small {
+		a.left(&small[i])
+	}
+	a.mu.Unlock()
+	for i := range small {
+		f := small[i].frame()
+		b.add(&f)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.queue.giveBack(small)
+	for _, l := range a.queue.fillLarge(b) {
+		a.left(&l.answer)
 	}
 	if a.room != nil && !a.choked() {
 		close(a.room)
@@ -356,10 +356,18 @@ func (a *agent) fill(b *batch) bool {
 	return a.done()
 }
 
+// left notes that an answer leaves, under the lock.
+func (a *agent) left(w *answer) {
+	if a.calls[w.r.Session] == w.r {
+		delete(a.calls, w.r.Session)
+	}
+	a.m.replies.add(-w.size)
+}
+
 // done says that the link may end in order: the dialler or this process wants
 // it, all that was taken is placed, and the last answer has left.
 func (a *agent) done() bool {
-	if !a.leaving && !a.eof || a.busy || a.leaving && !a.eof && a.open > 0 || !a.queue.empty() {
+	if !a.leaving && !a.eof || a.busy || a.leaving && !a.eof && a.open > 0 || a.queue.len() > 0 {
 		return false
 	}
 	for _, r := range a.calls {

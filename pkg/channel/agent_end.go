@@ -56,7 +56,7 @@ func (a *agent) release() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.m.replies.add(-a.queue.bytes)
-	a.m.Counters.RepliesDropped.Add(int64(len(a.queue.small) + len(a.queue.blocked) + len(a.queue.bulk.turn)))
+	a.m.Counters.RepliesDropped.Add(int64(a.queue.len()))
 	a.queue = replyQueue{}
 	clear(a.calls)
 }

@@ -30,8 +30,12 @@ const frameRoom = partBytes + maxHeaderBytes + maxMethodBytes + 3*maxNameBytes +
 func (b *batch) empty() bool { return b.size == 0 }
 
 // fits says whether a frame of n bytes may still be added.
-func (b *batch) fits(n int) bool {
-	return b.empty() || b.size+n <= b.limit && b.count < maxBatchFrames
+func (b *batch) fits(n int) bool { return b.empty() || b.fitMore(1, n) }
+
+// fitMore says whether so many frames, of so many bytes together, fit beside
+// what there is.
+func (b *batch) fitMore(frames, bytes int) bool {
+	return b.size+bytes <= b.limit && b.count+frames <= maxBatchFrames
 }
 
 // seal ends the buffer that is being written.

@@ -56,9 +56,10 @@ func (h *held) join() []byte {
 // cursor reads a message that lies in several buffers.
 type cursor struct {
 	bufs mem.BufferSlice // those after cur
-	of   mem.Buffer      // what cur is the rest of
+	of   mem.Buffer      // what cur is
 	cur  []byte
-	left int // bytes that were not read, cur among them
+	pos  int // in cur; a number, so that reading on writes no pointer
+	left int // bytes that were not read, those of cur among them
 }
 
 var (
@@ -68,35 +69,43 @@ var (
 
 func newCursor(data mem.BufferSlice) cursor { return cursor{bufs: data, left: data.Len()} }
 
-// more makes cur not empty, where anything is left.
+// more goes on to the next buffer where cur is read, and says whether anything
+// is left.
 func (c *cursor) more() bool {
-	for len(c.cur) == 0 {
+	for c.pos == len(c.cur) {
 		if len(c.bufs) == 0 {
 			return false
 		}
 		c.of, c.bufs = c.bufs[0], c.bufs[1:]
-		c.cur = c.of.ReadOnlyData()
+		c.cur, c.pos = c.of.ReadOnlyData(), 0
 	}
 	return true
 }
 
+// here is what is left of cur.
+func (c *cursor) here() []byte { return c.cur[c.pos:] }
+
 func (c *cursor) advance(n int) {
-	c.cur = c.cur[n:]
+	c.pos += n
 	c.left -= n
 }
 
 func (c *cursor) uvarint() (uint64, error) {
-	if len(c.cur) > 0 && c.cur[0] < 0x80 {
-		v := uint64(c.cur[0])
+	if c.pos < len(c.cur) && c.cur[c.pos] < 0x80 {
+		v := uint64(c.cur[c.pos])
 		c.advance(1)
 		return v, nil
 	}
+	return c.longVarint()
+}
+
+func (c *cursor) longVarint() (uint64, error) {
 	var v uint64
 	for shift := uint(0); shift < 70; shift += 7 {
 		if !c.more() {
 			return 0, io.ErrUnexpectedEOF
 		}
-		b := c.cur[0]
+		b := c.cur[c.pos]
 		c.advance(1)
 		if shift == 63 && b > 1 {
 			return 0, errMalformed
@@ -177,7 +186,7 @@ func (c *cursor) fields(n int, on func(f field) error) error {
 
 func (c *cursor) discard(n int) {
 	for n > 0 && c.more() {
-		k := min(n, len(c.cur))
+		k := min(n, len(c.cur)-c.pos)
 		c.advance(k)
 		n -= k
 	}
@@ -188,8 +197,8 @@ func (c *cursor) peek(n uint64) []byte {
 	if n == 0 {
 		return nil
 	}
-	if c.more(); n <= uint64(len(c.cur)) {
-		b := c.cur[:n]
+	if c.more(); n <= uint64(len(c.here())) {
+		b := c.here()[:n]
 		c.advance(int(n))
 		return b
 	}
@@ -201,11 +210,11 @@ func (c *cursor) copy(n uint64) []byte {
 	if n == 0 {
 		return nil
 	}
-	if c.more(); n > uint64(len(c.cur)) {
+	if c.more(); n > uint64(len(c.here())) {
 		return c.join(int(n))
 	}
 	b := make([]byte, n)
-	copy(b, c.cur)
+	copy(b, c.here())
 	c.advance(int(n))
 	return b
 }
@@ -217,8 +226,8 @@ func (c *cursor) join(n int) []byte {
 
 func (c *cursor) views(to [][]byte, n int) [][]byte {
 	for n > 0 && c.more() {
-		k := min(n, len(c.cur))
-		to = append(to, c.cur[:k])
+		k := min(n, len(c.here()))
+		to = append(to, c.here()[:k])
 		c.advance(k)
 		n -= k
 	}
@@ -229,10 +238,10 @@ func (c *cursor) views(to [][]byte, n int) [][]byte {
 // those are more than twice as large together: a peer may cut its messages as
 // it likes.
 func (c *cursor) hold(n uint64) *held {
-	if c.more(); n == 0 || len(c.cur) == 0 {
+	if c.more(); n == 0 || len(c.here()) == 0 {
 		return nil
 	}
-	have, room := uint64(len(c.cur)), uint64(cap(c.of.ReadOnlyData()))
+	have, room := uint64(len(c.here())), uint64(cap(c.of.ReadOnlyData()))
 	spans := 1
 	for have < n && spans <= len(c.bufs) {
 		b := c.bufs[spans-1].ReadOnlyData()
@@ -248,7 +257,7 @@ func (c *cursor) hold(n uint64) *held {
 		c.more()
 		c.of.Ref()
 		h.bufs = append(h.bufs, c.of)
-		h.views = c.views(h.views, min(int(n), len(c.cur)))
+		h.views = c.views(h.views, min(int(n), len(c.here())))
 		n -= uint64(len(h.views[len(h.views)-1]))
 	}
 	return h

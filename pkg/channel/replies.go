@@ -38,71 +38,135 @@ func (g *replyGate) wait() <-chan struct{} {
 	return g.room
 }
 
+// answer is the answer of a call on its way out: a reply or a failure.
+type answer struct {
+	r     *Request
+	reply Reply
+	fail  *Failure
+	size  int64 // what it counts against the bounds
+}
+
+// frame makes the frame that answers the call, or the first of a large reply.
+func (w *answer) frame() frame {
+	if w.fail != nil {
+		return frame{session: w.r.Session, kind: kindFailure, failure: w.fail.wire()}
+	}
+	f := frame{session: w.r.Session, kind: kindReply, payload: w.reply.Payload, headers: w.reply.Headers, trailers: w.reply.Trailers}
+	if len(f.payload) > partBytes {
+		f.total, f.payload = uint64(len(f.payload)), f.payload[:partBytes]
+	}
+	return f
+}
+
+// bound is at least the length of the answer's first frame in a batch.
+func (w *answer) bound() int {
+	if w.fail != nil {
+		n := 3*min(len(w.fail.Message), maxErrorText) + int(headerBytes(w.fail.Headers)+headerBytes(w.fail.Trailers)) + 64
+		if len(w.fail.Details) > 0 {
+			n += maxDetailBytes
+		}
+		return n
+	}
+	return min(len(w.reply.Payload), partBytes) + int(headerBytes(w.reply.Headers)+headerBytes(w.reply.Trailers)) + 64
+}
+
+// largeAnswer is a reply that travels in parts.
+type largeAnswer struct {
+	answer
+	parcel parcel
+}
+
+func (l *largeAnswer) large() *parcel { return &l.parcel }
+
 // replyQueue holds the answers that wait for a link: small ones in order, large
 // ones until the peer has room for them.
 type replyQueue struct {
-	small   []*Request
-	blocked []*Request
-	bulk    bulk[*Request]
+	small   []answer
+	spare   []answer // the array that small has next
+	blocked []*largeAnswer
+	bulk    bulk[*largeAnswer]
 	bytes   int64
 }
 
-func (q *replyQueue) empty() bool {
-	return len(q.small) == 0 && len(q.blocked) == 0 && len(q.bulk.turn) == 0
-}
+func (q *replyQueue) len() int { return len(q.small) + len(q.blocked) + len(q.bulk.turn) }
 
-// put queues the answer of r.
-func (q *replyQueue) put(r *Request) {
-	r.queued = int64(len(r.reply.Payload)+messageOverhead) + headerBytes(r.reply.Headers) + headerBytes(r.reply.Trailers)
-	if r.fail != nil {
-		r.queued += int64(len(r.fail.Message)) + maxDetailBytes
+// put queues an answer and returns what it counts.
+func (q *replyQueue) put(w answer) int64 {
+	w.size = int64(len(w.reply.Payload)+messageOverhead) + headerBytes(w.reply.Headers) + headerBytes(w.reply.Trailers)
+	if w.fail != nil {
+		w.size += int64(len(w.fail.Message)) + maxDetailBytes
 	}
-	q.bytes += r.queued
-	if len(r.reply.Payload) > partBytes {
-		r.parcel = parcel{session: r.Session, bytes: r.reply.Payload}
-		q.blocked = append(q.blocked, r)
-		return
+	q.bytes += w.size
+	if len(w.reply.Payload) > partBytes {
+		q.blocked = append(q.blocked, &largeAnswer{w, parcel{session: w.r.Session, bytes: w.reply.Payload}})
+	} else {
+		q.small = append(q.small, w)
 	}
-	q.small = append(q.small, r)
+	return w.size
 }
 
 // putFirst queues the failure that breaks off a large reply. It leaves before
 // the next large one begins, for which the peer has no room until then.
-func (q *replyQueue) putFirst(r *Request) {
-	q.put(r)
+func (q *replyQueue) putFirst(w answer) int64 {
+	size := q.put(w)
 	n := len(q.small) - 1
+	w = q.small[n]
 	copy(q.small[1:], q.small[:n])
-	q.small[0] = r
+	q.small[0] = w
+	return size
 }
 
-// withdraw takes a large reply back that has not been sent to its end.
-func (q *replyQueue) withdraw(r *Request) bool {
-	i := slices.Index(q.blocked, r)
-	if i >= 0 {
+// withdraw takes a large reply back that has not been sent to its end, and
+// returns what it counted; 0 where there is none.
+func (q *replyQueue) withdraw(r *Request) int64 {
+	of := func(l *largeAnswer) bool { return l.r == r }
+	var l *largeAnswer
+	if i := slices.IndexFunc(q.blocked, of); i >= 0 {
+		l = q.blocked[i]
 		q.blocked = slices.Delete(q.blocked, i, i+1)
-	} else if !q.bulk.stop(r) {
-		return false
+	} else if i := slices.IndexFunc(q.bulk.turn, of); i >= 0 {
+		l = q.bulk.turn[i]
+		q.bulk.stop(l)
+	} else {
+		return 0
 	}
-	q.bytes -= r.queued
-	return true
+	q.bytes -= l.size
+	return l.size
 }
 
-// fill adds what may be sent now and returns the answers that are complete.
-func (q *replyQueue) fill(b *batch) (done []*Request) {
-	for len(q.small) > 0 {
-		f := q.small[0].frame()
-		room := 8
-		if len(q.bulk.turn) > 0 || len(q.blocked) > 0 && q.bulk.mayBegin(len(q.blocked[0].reply.Payload)) {
-			room += frameRoom
-		}
-		if !b.fits(f.size() + room) {
-			break
-		}
-		b.add(&f)
-		done = append(done, q.small[0])
-		q.small[0] = nil
-		q.small = q.small[1:]
+// takeSmall takes out what the batch has room for, leaving some for a large
+// answer where one may go on. The caller encodes it, and gives it back.
+func (q *replyQueue) takeSmall(b *batch) (out []answer) {
+	room := 0
+	if len(q.bulk.turn) > 0 || len(q.blocked) > 0 && q.bulk.mayBegin(len(q.blocked[0].reply.Payload)) {
+		room = frameRoom
 	}
+	n, size := 0, 0
+	for n < len(q.small) && (n == 0 && b.empty() || b.fitMore(n+1, size+q.small[n].bound()+room)) {
+		size += q.small[n].bound()
+		q.bytes -= q.small[n].size
+		n++
+	}
+	if out, q.small = q.small[:n:n], q.small[n:]; len(q.small) == 0 {
+		q.small, q.spare = q.spare, nil
+	}
+	return out
+}
+
+// keptAnswers is how long a list a link keeps for the answers to come.
+const keptAnswers = 256
+
+// giveBack takes the list of takeSmall again.
+func (q *replyQueue) giveBack(out []answer) {
+	clear(out)
+	if q.spare == nil && cap(out) > 0 && cap(out) <= keptAnswers {
+		q.spare = out[:0]
+	}
+}
+
+// fillLarge begins large answers that the peer has room for, adds a round of
+// parts, and returns the answers that are complete.
+func (q *replyQueue) fillLarge(b *batch) (done []*largeAnswer) {
 	for len(q.blocked) > 0 && q.bulk.mayBegin(len(q.blocked[0].reply.Payload)) {
 		f := q.blocked[0].frame()
 		if !b.fits(f.size() + 8) {
@@ -113,9 +177,9 @@ func (q *replyQueue) fill(b *batch) (done []*Request) {
 		q.blocked[0] = nil
 		q.blocked = q.blocked[1:]
 	}
-	done = append(done, q.bulk.fill(b)...)
-	for _, r := range done {
-		q.bytes -= r.queued
+	done = q.bulk.fill(b)
+	for _, l := range done {
+		q.bytes -= l.size
 	}
 	return done
 }

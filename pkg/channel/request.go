@@ -58,14 +58,8 @@ type Request struct {
 	joinSize  int64   // weight of the whole, while parts arrive
 	cancelled bool
 	excused   bool // Close does not wait for it
-	queued    int64
-	parcel    parcel // of a large reply
-	reply     Reply
-	fail      *Failure
 	answered  bool
 }
-
-func (r *Request) large() *parcel { return &r.parcel }
 
 // TakePayload returns the payload, once: a large one is put together here, by
 // whoever wants it, and not by the reader of its link.
@@ -108,16 +102,19 @@ func (r *Request) Reply(rep Reply) {
 		r.Fail(Refuse(meshv1.Reason_REASON_REPLY_TOO_LARGE, fmt.Sprintf("reply too large: %d bytes; at most %d are taken", n, min(limit, a.limits.unfinished))))
 		return
 	}
-	a.answer(r, rep, nil)
+	a.answer(answer{r: r, reply: rep})
 }
 
 // Fail answers a call with a failure, as Reply does with a result. Texts and
 // details beyond their bounds are cut and dropped.
-func (r *Request) Fail(f *Failure) { r.agent.answer(r, Reply{}, f) }
+func (r *Request) Fail(f *Failure) { r.agent.answer(answer{r: r, fail: f}) }
 
 // Place says who runs the message. The dispatcher calls it before that starts,
 // and does not place the message where it returns false: it was refused.
 func (r *Request) Place(j Job) bool {
+	if r.Push { // nobody can cancel it
+		return true
+	}
 	r.agent.mu.Lock()
 	defer r.agent.mu.Unlock()
 	if r.answered {
@@ -163,18 +160,6 @@ func (f *Failure) wire() *meshv1.Failure {
 		w.Details, w.Headers, w.Trailers = nil, nil, nil // what protobuf cannot carry
 	}
 	return w
-}
-
-// frame makes the frame that answers the call, or the first of a large reply.
-func (r *Request) frame() frame {
-	if r.fail != nil {
-		return frame{session: r.Session, kind: kindFailure, failure: r.fail.wire()}
-	}
-	f := frame{session: r.Session, kind: kindReply, payload: r.reply.Payload, headers: r.reply.Headers, trailers: r.reply.Trailers}
-	if len(f.payload) > partBytes {
-		f.total, f.payload = uint64(len(f.payload)), f.payload[:partBytes]
-	}
-	return f
 }
 
 // request makes the Request of a first frame and says what is wrong with it.

@@ -134,12 +134,12 @@ func refusal(err error) *channel.Failure {
 func (in *inbound) Cancel(cause error) bool {
 	if in.svc.reg.Remove(in) {
 		in.mesh.work.remove(in)
-		in.end(context.Canceled)
+		in.end(cancelled)
 		in.req.DropPayload()
 		return true
 	}
 	if !errors.Is(cause, channel.ErrDraining) {
-		in.end(context.Canceled)
+		in.end(cancelled)
 	}
 	return false
 }
@@ -147,7 +147,7 @@ func (in *inbound) Cancel(cause error) bool {
 // Reject is called by the registry for a message that will never run.
 func (in *inbound) Reject(reason error) {
 	in.mesh.work.remove(in)
-	in.end(context.Canceled)
+	in.end(cancelled)
 	if in.Push {
 		in.mesh.ch.Counters.PushesRefused.Add(1)
 	}
@@ -161,7 +161,7 @@ func (in *inbound) Run() {
 	defer in.mesh.work.remove(in)
 	payload := r.TakePayload() // it is the handler's; the answer may wait long
 	if !r.Due.IsZero() && !time.Now().Before(r.Due) {
-		in.end(context.DeadlineExceeded)
+		in.end(pastDue)
 		if r.Push {
 			in.mesh.ch.Counters.PushesRefused.Add(1)
 		}
@@ -174,7 +174,7 @@ func (in *inbound) Run() {
 		if !returned {
 			in.panicked(recover())
 		}
-		in.end(context.Canceled)
+		in.end(cancelled)
 	}()
 	reply, err := in.svc.run(in, payload)
 	headers, trailers := in.metadata()

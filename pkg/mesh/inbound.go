@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -29,14 +30,36 @@ type inbound struct {
 	prev, next *inbound // in the workload
 	state      loadState
 
+	ended atomic.Uint32         // why the context ended; alive until then
+	asked atomic.Pointer[asked] // nil until someone asks for what is in it
+}
+
+// What inbound.ended may be.
+const (
+	alive uint32 = iota
+	cancelled
+	pastDue
+)
+
+// asked is what few handlers want to know of their context.
+type asked struct {
 	mu       sync.Mutex
-	err      error // why the context ended
 	done     chan struct{}
+	closed   bool // done is
 	timer    *time.Timer
 	after    map[*func()]struct{} // what AfterFunc is to run
-	values   context.Context      // what gRPC's functions look for, made when they do
+	values   context.Context      // what gRPC's functions look for
 	headers  metadata.MD
 	trailers metadata.MD
+}
+
+// ask returns it, made by the first who does.
+func (in *inbound) ask() *asked {
+	if a := in.asked.Load(); a != nil {
+		return a
+	}
+	in.asked.CompareAndSwap(nil, new(asked))
+	return in.asked.Load()
 }
 
 type inboundKey struct{}
@@ -60,82 +83,89 @@ func (in *inbound) Deadline() (time.Time, bool) { return in.req.Due, !in.req.Due
 
 // Done is made, and the deadline watched, only for those who ask.
 func (in *inbound) Done() <-chan struct{} {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.done == nil {
-		in.done = make(chan struct{})
-		if in.err != nil {
-			close(in.done)
-		}
-		in.watchDue()
+	a := in.ask()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.done == nil {
+		a.done = make(chan struct{})
+		in.watch(a)
 	}
-	return in.done
+	return a.done
 }
 
-// watchDue is called under the lock.
-func (in *inbound) watchDue() {
-	if in.err == nil && in.timer == nil && !in.req.Due.IsZero() {
-		in.timer = time.AfterFunc(time.Until(in.req.Due), func() { in.end(context.DeadlineExceeded) })
+// watch is called under a's lock when a has something to tell of the end of the
+// context, which may have come.
+func (in *inbound) watch(a *asked) {
+	if in.ended.Load() != alive {
+		a.tell()
+	} else if a.timer == nil && !in.req.Due.IsZero() {
+		a.timer = time.AfterFunc(time.Until(in.req.Due), func() { in.end(pastDue) })
 	}
+}
+
+// tell is called under the lock: the context has ended.
+func (a *asked) tell() {
+	if a.done != nil && !a.closed {
+		a.closed = true
+		close(a.done)
+	}
+	if a.timer != nil {
+		a.timer.Stop()
+	}
+	for f := range a.after {
+		go (*f)()
+	}
+	a.after = nil
 }
 
 // Err says why the context has ended: context.Canceled or
 // context.DeadlineExceeded.
 func (in *inbound) Err() error {
 	if due := in.req.Due; !due.IsZero() && !time.Now().Before(due) {
-		in.end(context.DeadlineExceeded)
+		in.end(pastDue)
 	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return in.err
+	switch in.ended.Load() {
+	case alive:
+		return nil
+	case pastDue:
+		return context.DeadlineExceeded
+	default:
+		return context.Canceled
+	}
 }
 
 // over says that the handler has returned, or was told to.
-func (in *inbound) over() bool {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return in.err != nil
-}
+func (in *inbound) over() bool { return in.ended.Load() != alive }
 
-// end ends the context, once.
-func (in *inbound) end(err error) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.err != nil {
+// end ends the context, once. Whoever asks for something at the same time finds
+// that it has ended, or is found here.
+func (in *inbound) end(why uint32) {
+	if !in.ended.CompareAndSwap(alive, why) {
 		return
 	}
-	in.err = err
-	if in.done != nil {
-		close(in.done)
+	if a := in.asked.Load(); a != nil {
+		a.mu.Lock()
+		a.tell()
+		a.mu.Unlock()
 	}
-	if in.timer != nil {
-		in.timer.Stop()
-	}
-	for f := range in.after {
-		go (*f)()
-	}
-	in.after = nil
 }
 
 // AfterFunc spares package context a goroutine for each context that is derived
 // from a handler's.
 func (in *inbound) AfterFunc(f func()) (stop func() bool) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.err != nil {
-		go f()
-		return func() bool { return false }
+	a := in.ask()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.after == nil {
+		a.after = make(map[*func()]struct{})
 	}
-	in.watchDue()
-	if in.after == nil {
-		in.after = make(map[*func()]struct{})
-	}
-	in.after[&f] = struct{}{}
+	a.after[&f] = struct{}{}
+	in.watch(a)
 	return func() bool {
-		in.mu.Lock()
-		defer in.mu.Unlock()
-		_, waits := in.after[&f]
-		delete(in.after, &f)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		_, waits := a.after[&f]
+		delete(a.after, &f)
 		return waits
 	}
 }
@@ -154,14 +184,15 @@ func (in *inbound) Value(key any) any {
 }
 
 func (in *inbound) grpcValues() context.Context {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.values == nil {
+	a := in.ask()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.values == nil {
 		ctx := metadata.NewIncomingContext(context.Background(), toMD(in.req.Headers))
 		ctx = peer.NewContext(ctx, &peer.Peer{Addr: peerAddr(in.req.Peer.Addr)})
-		in.values = grpc.NewContextWithServerTransportStream(ctx, transportStream{in})
+		a.values = grpc.NewContextWithServerTransportStream(ctx, transportStream{in})
 	}
-	return in.values
+	return a.values
 }
 
 // peerAddr is the network address of a peer.
@@ -186,9 +217,10 @@ func (t transportStream) SetHeader(md metadata.MD) error {
 	if err := checkMD(md); err != nil {
 		return status.Error(codes.Internal, err.Error())
 	}
-	t.in.mu.Lock()
-	defer t.in.mu.Unlock()
-	t.in.headers = metadata.Join(t.in.headers, md)
+	a := t.in.ask()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.headers = metadata.Join(a.headers, md)
 	return nil
 }
 
@@ -200,20 +232,22 @@ func (t transportStream) SetTrailer(md metadata.MD) error {
 	if err := checkMD(md); err != nil {
 		return status.Error(codes.Internal, err.Error())
 	}
-	t.in.mu.Lock()
-	defer t.in.mu.Unlock()
-	t.in.trailers = metadata.Join(t.in.trailers, md)
+	a := t.in.ask()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.trailers = metadata.Join(a.trailers, md)
 	return nil
 }
 
 // metadata returns what the handler set.
 func (in *inbound) metadata() (headers, trailers []channel.Header) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.headers == nil && in.trailers == nil {
+	a := in.asked.Load()
+	if a == nil {
 		return nil, nil
 	}
-	return appendMD(nil, in.headers), appendMD(nil, in.trailers)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return appendMD(nil, a.headers), appendMD(nil, a.trailers)
 }
 
 func (in *inbound) trace() Trace {

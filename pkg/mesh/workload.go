@@ -135,7 +135,7 @@ func (w *workload) wait(ctx context.Context) {
 // endAll ends the contexts of the handlers that still run.
 func (w *workload) endAll() {
 	for _, in := range w.left() {
-		in.end(context.Canceled)
+		in.end(cancelled)
 	}
 }
 
