@@ -27,6 +27,7 @@ be reached too. All that within --timeout.`
 // client is a process that sends one message and ends.
 type client struct {
 	table          tableFlags
+	access         accessFlags
 	timeout        time.Duration
 	noWait, waitUp bool
 	insecure       bool
@@ -39,6 +40,7 @@ type client struct {
 
 func (c *client) add(flags *pflag.FlagSet) {
 	c.table.add(flags)
+	c.access.add(flags)
 	flags.DurationVar(&c.timeout, "timeout", 10*time.Second, "how long it may take, all in all; 0: for ever")
 	flags.BoolVar(&c.noWait, "no-wait", false, "do not wait for a node that is absent")
 	flags.BoolVar(&c.waitUp, "wait-up", false, "wait for a node that cannot be reached")
@@ -116,7 +118,11 @@ func (c *client) run(send func(ctx context.Context, m *mesh.Mesh) error) error {
 	if drain == 0 {
 		drain = math.MaxInt64
 	}
-	m, err := mesh.New(mesh.Options{Name: c.name, Source: c.source, Insecure: c.insecure, DrainTime: drain})
+	o := mesh.Options{Name: c.name, Source: c.source, Insecure: c.insecure, DrainTime: drain}
+	if err := c.access.options(&o); err != nil {
+		return err
+	}
+	m, err := mesh.New(o)
 	if err != nil {
 		return usagef("%w", err)
 	}

@@ -71,6 +71,6 @@ prints it).`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newServe(), newCall(), newPush(), newQuery(), newVersion())
+	root.AddCommand(newServe(), newCall(), newPush(), newQuery(), newCert(), newVersion())
 	return root
 }

@@ -28,6 +28,10 @@ time: call it with SLEEP '2s text'. Both answer the stubs of examples/proto.
 The file is read again when it changed and at SIGHUP; --no-watch leaves SIGHUP
 alone. A table with a mistake changes nothing, and the log names the mistake.
 
+` + aboutAccess + ` --rules says who may call what; rules
+and tokens are taken again when their files change, certificates when a connection
+is made.
+
 SIGTERM or SIGINT drains: no new calls are taken, those that run may finish
 within --drain, and it ends with 0. A second one ends it at once.
 
@@ -54,13 +58,15 @@ Logs go to standard error, a line for each event.`,
 func (s *server) add(flags *pflag.FlagSet) {
 	s.table.add(flags)
 	s.gateways.add(flags)
+	s.access.add(flags)
+	s.rules.add(flags)
 	flags.StringArrayVar(&s.open, "open", nil, "`NODE` of the table to be; repeatable")
 	flags.StringArrayVar(&s.listen, "listen", nil, "`ADDR` to listen on as well; repeatable")
 	flags.StringArrayVar(&s.examples, "example", nil, "`SERVICE` to host, simpledb or pingserver; repeatable")
 	flags.StringVar(&s.name, "name", "", "`NAME` of this process, for logs and peers (default host name and process id)")
 	flags.DurationVar(&s.drain, "drain", 10*time.Second, "how long calls that run may take at the end; 0: they are cut")
 	flags.BoolVar(&s.noWatch, "no-watch", false, "read the table's file only at the start and at SIGHUP")
-	flags.BoolVar(&s.insecure, "insecure", false, "speak plaintext with other machines too")
+	flags.BoolVar(&s.insecure, "insecure", false, "speak plaintext with other machines too, where there is no TLS")
 	flags.StringVar(&s.logFormat, "log", "", "`FORMAT` of the log, json or console (default console on a terminal, else json)")
 	flags.StringVar(&s.logLevel, "log-level", "info", "least `LEVEL` that is logged: debug, info, warn or error")
 }

@@ -20,6 +20,8 @@ import (
 // server is a process that is nodes, until a signal ends it.
 type server struct {
 	table                  tableFlags
+	access                 accessFlags
+	rules                  ruleFlags
 	open, listen, examples []string
 	name                   string
 	drain                  time.Duration
@@ -47,6 +49,7 @@ func (s *server) run() error {
 	var watching sync.WaitGroup
 	if !s.noWatch {
 		watching.Go(func() { s.table.watch(watch, s.reloadWatched, s.refused) })
+		s.watchAccess(watch, &watching)
 	}
 	for sig := range signals {
 		if sig != syscall.SIGHUP {
@@ -86,8 +89,14 @@ func (s *server) parse() (err error) {
 
 // start joins the mesh: services first, so that nobody finds them missing.
 func (s *server) start() (err error) {
-	s.m, err = mesh.New(mesh.Options{Name: s.name, Source: s.source, Logger: s.log, DrainTime: s.drain, Insecure: s.insecure})
-	if err != nil {
+	o := mesh.Options{Name: s.name, Source: s.source, Logger: s.log, DrainTime: s.drain, Insecure: s.insecure}
+	if err := s.access.options(&o); err != nil {
+		return err
+	}
+	if err := s.rules.options(&o); err != nil {
+		return err
+	}
+	if s.m, err = mesh.New(o); err != nil {
 		return usagef("%w", err)
 	}
 	defer func() {
@@ -95,7 +104,8 @@ func (s *server) start() (err error) {
 			_ = s.m.Close(context.Background()) // err tells more
 		}
 	}()
-	if s.insecure {
+	s.log.Info("links are secured so", s.guarded()...)
+	if s.insecure && o.TLS == nil {
 		s.log.Warn("insecure: what is said to and by other machines can be read and forged on the way")
 	}
 	var limits mesh.Limits

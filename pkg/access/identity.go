@@ -34,9 +34,9 @@ func (i Identity) Has(name string) bool { return slices.Contains(i.Names, name) 
 const nodePath = "/node/"
 
 // NamesIn returns the names that a certificate carries: those of its URIs
-// spiffe://DOMAIN/node/NAME first, then its DNS names as they are. Where domain
-// is not empty, URIs of other domains do not count. A certificate with neither
-// carries no name; its subject is not looked at.
+// spiffe://DOMAIN/node/NAME, or where it has no such URI its DNS names, as they
+// are. Where domain is not empty, URIs of other domains do not count. A
+// certificate with neither carries no name; its subject is not looked at.
 func NamesIn(c *x509.Certificate, domain string) []string {
 	if c == nil {
 		return nil
@@ -55,8 +55,10 @@ func NamesIn(c *x509.Certificate, domain string) []string {
 			add(n)
 		}
 	}
-	for _, n := range c.DNSNames {
-		add(n)
+	if len(names) == 0 {
+		for _, n := range c.DNSNames {
+			add(n)
+		}
 	}
 	return names
 }

@@ -40,16 +40,17 @@ func NewSecrets(tokens ...string) (*Secrets, error) {
 	return s, nil
 }
 
-// ParseSecrets reads tokens, one a line; empty lines and those that begin with
-// '#' are passed over.
-func ParseSecrets(text string) (*Secrets, error) {
+// ParseTokens reads tokens from the text of a file, one a line; empty lines and
+// those that begin with '#' are passed over. The error never holds any of them.
+func ParseTokens(text string) ([]string, error) {
 	var tokens []string
 	for line := range strings.Lines(text) {
 		if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
 			tokens = append(tokens, line)
 		}
 	}
-	return NewSecrets(tokens...)
+	_, err := NewSecrets(tokens...)
+	return tokens, err
 }
 
 // String hides the tokens.

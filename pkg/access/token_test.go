@@ -16,7 +16,11 @@ const (
 
 // The first token is shown, all are taken, and none is ever printed.
 func TestSecrets(t *testing.T) {
-	s, err := ParseSecrets("# tokens\n" + newToken + "\n\n  " + oldToken + "  \n")
+	tokens, err := ParseTokens("# tokens\n" + newToken + "\n\n  " + oldToken + "  \n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := NewSecrets(tokens...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +45,7 @@ func TestSecrets(t *testing.T) {
 		t.Error(text)
 	}
 	for _, bad := range []string{"", "# nothing\n", "short\n", "with a space in it 0123\n", "umlaut-\u00e4-0123456789\n"} {
-		if _, err := ParseSecrets(bad); err == nil || strings.Contains(err.Error(), "umlaut") {
+		if _, err := ParseTokens(bad); err == nil || strings.Contains(err.Error(), "umlaut") {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}

@@ -118,7 +118,10 @@ func (m *Manager) connect(ctx context.Context, node, addr string) (_ *dialled, _
 func (m *Manager) greet(d *dialled, node, addr string, in *inbox) (*outlet, error) {
 	desc := &meshv1.ClusterService_ServiceDesc.Streams[0]
 	s, err := d.conn.cc.NewStream(d.ctx, desc, meshv1.ClusterService_Link_FullMethodName)
-	if err != nil {
+	switch {
+	case err != nil && m.opt.Security.Dial == nil && d.conn.conn.Load() != nil:
+		return nil, fmt.Errorf("%w (a connection stood, and what answers speaks no gRPC in plaintext: does it expect TLS?)", causeOf(err))
+	case err != nil:
 		return nil, err
 	}
 	d.stream = s

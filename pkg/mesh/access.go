@@ -38,7 +38,7 @@ type TLS struct {
 	// NodeIdentity binds names to certificates (M63): a peer that dials must
 	// carry the process name of its hello, and the process that answers for a
 	// node must carry that node's name. A certificate carries the NAME of each
-	// URI spiffe://DOMAIN/node/NAME, and its DNS names. Without it, a certificate
+	// URI spiffe://DOMAIN/node/NAME; without such a URI, its DNS names. Without it, a certificate
 	// of the CA for the host in the node's address is enough.
 	NodeIdentity bool
 	// Domain is the only SPIFFE trust domain whose names count. Default: all.

@@ -67,15 +67,32 @@ func Read(path string) (mesh.Table, error) { return readContent(path).table(path
 // good table stays, and OnError is told. Watch calls reload and OnError one at a
 // time, from its own goroutine.
 func Watch(ctx context.Context, path string, o Options, reload func(mesh.Table) error) error {
-	if path == "" || reload == nil {
-		return errors.New("file: Watch needs a path and a function that takes the table")
+	if reload == nil {
+		return errNothing
+	}
+	return WatchText(ctx, path, o, func(text []byte) error {
+		table, err := mesh.ParseTable(text)
+		if err != nil {
+			return err
+		}
+		return reload(table)
+	})
+}
+
+var errNothing = errors.New("file: Watch needs a path and a function that takes what it holds")
+
+// WatchText is Watch for a file of any kind: take gets its content, and its
+// error says why that changes nothing.
+func WatchText(ctx context.Context, path string, o Options, take func(text []byte) error) error {
+	if path == "" || take == nil {
+		return errNothing
 	}
 	o.Settle = cmp.Or(max(o.Settle, 0), defaultSettle)
 	w := &watch{settle: settle{after: o.Settle}, read: func() content { return readContent(path) }}
 	w.take = func(c content) bool {
-		table, err := c.table(path)
+		err := c.err
 		if err == nil {
-			if err = reload(table); err != nil {
+			if err = take(c.text); err != nil {
 				err = fmt.Errorf("%s: %w", path, err)
 			}
 		}

@@ -64,6 +64,8 @@ type ClusterServiceClient interface {
 	//	RESOURCE_EXHAUSTED  too many links (before the hello)
 	//	FAILED_PRECONDITION no common protocol version, or no hello in time
 	//	PERMISSION_DENIED   the name in the hello is not the caller's
+	//	UNAUTHENTICATED     the listener asks for a token in the metadata
+	//	                    ("authorization: Bearer TOKEN"), and it is not right
 	//	INVALID_ARGUMENT    protocol error: the message says which frame broke
 	//	                    which rule
 	//	RESOURCE_EXHAUSTED  (after it) a message longer than max_batch_bytes
@@ -153,6 +155,8 @@ type ClusterServiceServer interface {
 	//	RESOURCE_EXHAUSTED  too many links (before the hello)
 	//	FAILED_PRECONDITION no common protocol version, or no hello in time
 	//	PERMISSION_DENIED   the name in the hello is not the caller's
+	//	UNAUTHENTICATED     the listener asks for a token in the metadata
+	//	                    ("authorization: Bearer TOKEN"), and it is not right
 	//	INVALID_ARGUMENT    protocol error: the message says which frame broke
 	//	                    which rule
 	//	RESOURCE_EXHAUSTED  (after it) a message longer than max_batch_bytes
