@@ -38,7 +38,7 @@ endef
 
 .PHONY: help
 help: ## list the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## play the example: two processes, cluster1 and cluster2
@@ -64,6 +64,10 @@ bench: ## measure beside the wire, grpc-go, NATS and proto.actor: all cells, abo
 .PHONY: bench-quick
 bench-quick: ## the cells that matter most, about 2 minutes
 	go run -C test/bench . -quick
+
+.PHONY: bench-scale
+bench-scale: ## what nodes, links, names and waiting callers cost as they grow, about 5 minutes
+	go run -C test/bench . -scale
 
 .PHONY: fuzz
 fuzz: .bin/gotestsum ## each fuzz target for FUZZTIME (10s)

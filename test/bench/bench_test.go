@@ -10,9 +10,10 @@ import (
 	"time"
 )
 
-// TestMain lets the test binary be the server process that startServer starts.
+// TestMain lets the test binary be the processes that startServer and runPoint
+// start.
 func TestMain(m *testing.M) {
-	if slices.Contains(os.Args, "server") {
+	if slices.Contains(os.Args, "server") || slices.Contains(os.Args, "point") {
 		main()
 		return
 	}

@@ -21,6 +21,7 @@ type chart struct {
 // series has a value for each category; 0 is none.
 type series struct {
 	name   string
+	colour string
 	values []float64
 }
 
@@ -57,23 +58,19 @@ func (c chart) svg() string {
 	}
 	fmt.Fprintf(&b, `<text x="22" y="%d" transform="rotate(-90 22 %d)" text-anchor="middle" fill="#555">%s</text>`+"\n", (plotTop+plotBottom)/2, (plotTop+plotBottom)/2, html.EscapeString(c.yTitle))
 	for i, s := range c.series {
-		colour := colours[s.name]
-		if colour == "" {
-			colour = "#000"
-		}
 		if c.lines {
-			c.drawLine(&b, axis, s, colour)
+			c.drawLine(&b, axis, s)
 		} else {
-			c.drawBars(&b, axis, i, s, colour)
+			c.drawBars(&b, axis, i, s)
 		}
 		y := legendTop + i*legendHeight
-		fmt.Fprintf(&b, `<rect x="%d" y="%d" width="14" height="14" fill="%s"/><text x="%d" y="%d">%s</text>`+"\n", legendLeft, y, colour, legendLeft+22, y+12, html.EscapeString(s.name))
+		fmt.Fprintf(&b, `<rect x="%d" y="%d" width="14" height="14" fill="%s"/><text x="%d" y="%d">%s</text>`+"\n", legendLeft, y, s.colour, legendLeft+22, y+12, html.EscapeString(s.name))
 	}
 	b.WriteString("</svg>\n")
 	return b.String()
 }
 
-func (c chart) drawLine(b *strings.Builder, axis axis, s series, colour string) {
+func (c chart) drawLine(b *strings.Builder, axis axis, s series) {
 	var d strings.Builder
 	move := "M"
 	for i, v := range s.values {
@@ -83,23 +80,23 @@ func (c chart) drawLine(b *strings.Builder, axis axis, s series, colour string) 
 		}
 		fmt.Fprintf(&d, "%s%.1f %.1f", move, c.x(i), axis.y(v))
 		move = "L"
-		fmt.Fprintf(b, `<circle cx="%.1f" cy="%.1f" r="4" fill="%s"><title>%s, %s: %s</title></circle>`+"\n", c.x(i), axis.y(v), colour, html.EscapeString(s.name), html.EscapeString(c.categories[i]), numberText(v))
+		fmt.Fprintf(b, `<circle cx="%.1f" cy="%.1f" r="4" fill="%s"><title>%s, %s: %s</title></circle>`+"\n", c.x(i), axis.y(v), s.colour, html.EscapeString(s.name), html.EscapeString(c.categories[i]), numberText(v))
 	}
 	dash := ""
 	if strings.HasPrefix(s.name, "wire") {
 		dash = ` stroke-dasharray="6 4"`
 	}
-	fmt.Fprintf(b, `<path d="%s" fill="none" stroke="%s" stroke-width="2"%s/>`+"\n", d.String(), colour, dash)
+	fmt.Fprintf(b, `<path d="%s" fill="none" stroke="%s" stroke-width="2"%s/>`+"\n", d.String(), s.colour, dash)
 }
 
-func (c chart) drawBars(b *strings.Builder, axis axis, n int, s series, colour string) {
+func (c chart) drawBars(b *strings.Builder, axis axis, n int, s series) {
 	width := c.step() * 0.84 / float64(len(c.series))
 	for i, v := range s.values {
 		if v <= 0 {
 			continue
 		}
 		x, y := c.x(i)-c.step()*0.42+width*float64(n), axis.y(v)
-		fmt.Fprintf(b, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"><title>%s, %s: %s</title></rect>`+"\n", x, y, width*0.9, float64(plotBottom)-y, colour, html.EscapeString(s.name), html.EscapeString(c.categories[i]), numberText(v))
+		fmt.Fprintf(b, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"><title>%s, %s: %s</title></rect>`+"\n", x, y, width*0.9, float64(plotBottom)-y, s.colour, html.EscapeString(s.name), html.EscapeString(c.categories[i]), numberText(v))
 		if width >= 24 {
 			fmt.Fprintf(b, `<text x="%.1f" y="%.1f" text-anchor="middle" font-size="10" fill="#333">%s</text>`+"\n", x+width*0.45, y-3, numberText(v))
 		}

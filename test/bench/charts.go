@@ -79,7 +79,7 @@ func (c chart) with(r *results, bars []bar) chart {
 		if r.Contestants[known.name] == "" {
 			continue
 		}
-		s, some := series{name: known.name}, false
+		s, some := series{name: known.name, colour: colours[known.name]}, false
 		for _, b := range bars {
 			v := b.cell.median(known.name)[b.metric]
 			s.values = append(s.values, v)

@@ -19,16 +19,18 @@ import (
 )
 
 type options struct {
-	role, cells, contestants, out, cpuprofile string
-	rounds                                    int
-	time                                      time.Duration
-	quick, list                               bool
+	role, cells, contestants, out string
+	cpuprofile, memprofile        string
+	rounds                        int
+	time                          time.Duration
+	quick, list, scale            bool
 }
 
 func main() {
 	var o options
-	flag.StringVar(&o.role, "role", "client", "client, or server: one contestant's responder, which the client starts")
-	flag.StringVar(&o.cells, "cells", "", "which cells: patterns, separated by commas (closed, closed/64B/*, mix/same); none: all")
+	flag.StringVar(&o.role, "role", "client", "client, or what the client starts: server, one contestant's responder; point, one point of a study")
+	flag.StringVar(&o.cells, "cells", "", "which cells: patterns, separated by commas (closed, closed/64B/*, mix/same; -scale: nodes, idle/mesh/1000); none: all")
+	flag.BoolVar(&o.scale, "scale", false, "instead of the cells: what nodes, links, names and waiting callers cost as there are more of them")
 	flag.StringVar(&o.contestants, "contestants", "", "which contestants: patterns, separated by commas (mesh*,wire); none: all")
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds of every cell, at least 1; results are medians")
 	flag.DurationVar(&o.time, "time", 500*time.Millisecond, "time of a contestant in a round, 50ms to 60s; -quick: 250ms")
@@ -36,6 +38,7 @@ func main() {
 	flag.BoolVar(&o.quick, "quick", false, "few cells and a short time each: about two minutes")
 	flag.BoolVar(&o.list, "list", false, "list cells and contestants")
 	flag.StringVar(&o.cpuprofile, "cpuprofile", "", "client: directory for CPU profiles of the client and of every server; server: file")
+	flag.StringVar(&o.memprofile, "memprofile", "", "-role point: file for a profile of the memory in use at its end")
 	flag.Parse()
 	if err := run(o); err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "bench:", err)
@@ -48,15 +51,22 @@ func run(o options) error {
 		return fmt.Errorf("unknown argument %q", flag.Arg(0))
 	}
 	switch {
+	case o.list && o.scale:
+		listStudies(os.Stdout)
+		return nil
 	case o.list:
 		list(os.Stdout)
 		return nil
 	case o.role == "server":
 		return profiled(o.cpuprofile, func() error { return serve(o.contestants) })
+	case o.role == "point":
+		return profiled(o.cpuprofile, func() error { return servePoint(context.Background(), o.cells, o.memprofile) })
+	case o.role == "client" && o.scale:
+		return measureScale(o)
 	case o.role == "client":
 		return measure(o)
 	}
-	return fmt.Errorf("unknown role %q: client or server", o.role)
+	return fmt.Errorf("unknown role %q: client, server or point", o.role)
 }
 
 func list(w io.Writer) {

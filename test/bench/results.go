@@ -58,6 +58,7 @@ type score struct {
 	Median     metrics            `json:"median,omitempty"`
 	Spread     float64            `json:"spread"` // of the headline: (max - min) / median
 	Ratios     map[string]metrics `json:"ratios,omitempty"`
+	Where      where              `json:"where,omitempty"` // seconds of processor time by class, in a sample of its own
 	Rounds     []metrics          `json:"rounds,omitempty"`
 }
 

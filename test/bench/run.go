@@ -42,8 +42,11 @@ func (r *runner) warmTime() time.Duration { return max(r.time/4, 100*time.Millis
 func (r *runner) estimate(cells []cell) (d time.Duration) {
 	for _, c := range cells {
 		for _, who := range r.contestants {
-			if c.takesPart(who) {
+			if c.excludes(who) == "" {
 				d += time.Duration(r.rounds)*r.sampleTime(c) + r.warmTime() + samplesOverhead
+			}
+			if who.name == profiledContestant && r.profiles == "" {
+				d += r.sampleTime(c)
 			}
 		}
 	}
@@ -94,8 +97,7 @@ func (r *runner) cell(ctx context.Context, c cell) *cellResult {
 	for _, who := range r.contestants {
 		s := &score{Name: who.name, Group: who.group}
 		result.Scores = append(result.Scores, s)
-		if !c.takesPart(who) {
-			s.Skipped = "it has no pushes"
+		if s.Skipped = c.excludes(who); s.Skipped != "" {
 			continue
 		}
 		e := &entry{bout: &bout{contestant: who}, score: s}
@@ -116,6 +118,11 @@ func (r *runner) cell(ctx context.Context, c cell) *cellResult {
 			}
 		}
 		r.say("  (%s)\n", c.headline)
+	}
+	for _, e := range entries {
+		if e.contestant.name == profiledContestant && r.profiles == "" && !e.out && ctx.Err() == nil {
+			r.labelled(ctx, c, e, r.lookWhere)
+		}
 	}
 	return result
 }

@@ -18,6 +18,7 @@ type report struct {
 	Count int64  `json:"count"`
 	Sum   uint64 `json:"sum"`
 	Usage usage  `json:"usage"`
+	Where where  `json:"where,omitempty"`
 }
 
 // usage is what a process has used up to a moment.
@@ -28,9 +29,11 @@ type usage struct {
 
 // What a server is told.
 const (
-	askBegin = "begin" // collect garbage, forget what was pushed, tell the usage
-	askCount = "count" // tell what was pushed
-	askUsage = "usage" // tell both
+	askBegin   = "begin"   // collect garbage, forget what was pushed, tell the usage
+	askCount   = "count"   // tell what was pushed
+	askUsage   = "usage"   // tell both
+	askProfile = "profile" // begin a profile
+	askWhere   = "where"   // end it, and tell what the time was spent on
 )
 
 func measureUsage() usage {
@@ -57,8 +60,10 @@ func serve(name string) error {
 		return err
 	}
 	in := bufio.NewScanner(os.Stdin)
+	var light spotlight
 	for in.Scan() {
 		var r report
+		var err error
 		switch in.Text() {
 		case askBegin:
 			runtime.GC()
@@ -70,6 +75,13 @@ func serve(name string) error {
 			fallthrough
 		case askCount:
 			r.Count, r.Sum = t.count.Load(), t.sum.Load()
+		case askProfile:
+			err = light.start()
+		case askWhere:
+			r.Where, err = light.stop()
+		}
+		if err != nil {
+			return err
 		}
 		if err := out.Encode(r); err != nil {
 			return err

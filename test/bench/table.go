@@ -59,6 +59,12 @@ func printCell(w io.Writer, c *cellResult) {
 	}
 	_ = t.Flush()
 	for _, s := range c.Scores {
+		if s.Where != nil {
+			_, _ = fmt.Fprintf(w, "  processor time of %s: %s\n", s.Name, s.Where)
+		}
+		if s.Skipped != "" {
+			_, _ = fmt.Fprintf(w, "  %s takes no part: %s\n", s.Name, s.Skipped)
+		}
 		if s.Errors > 0 {
 			_, _ = fmt.Fprintf(w, "  FAILED %s: %d errors: %s\n", s.Name, s.Errors, strings.Join(s.ErrorTexts, "; "))
 		}

@@ -6,3 +6,6 @@ import "time"
 
 // processCPU is not known here.
 func processCPU() time.Duration { return 0 }
+
+// openFilesLimit is unknown here.
+func openFilesLimit() uint64 { return 0 }
