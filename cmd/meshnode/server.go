@@ -26,6 +26,7 @@ type server struct {
 	name                   string
 	drain                  time.Duration
 	noWatch, insecure      bool
+	allowServe             bool
 	logFormat, logLevel    string
 	gateways               gateways
 
@@ -89,7 +90,7 @@ func (s *server) parse() (err error) {
 
 // start joins the mesh: services first, so that nobody finds them missing.
 func (s *server) start() (err error) {
-	o := mesh.Options{Name: s.name, Source: s.source, Logger: s.log, DrainTime: s.drain, Insecure: s.insecure}
+	o := mesh.Options{Name: s.name, Source: s.source, Logger: s.log, DrainTime: s.drain, AllowServe: s.allowServe, Insecure: s.insecure}
 	if err := s.access.options(&o); err != nil {
 		return err
 	}

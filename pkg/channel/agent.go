@@ -24,6 +24,7 @@ type agent struct {
 	peer   Peer
 	limits peerLimits
 	conn   func() // cuts the connection
+	in     *inbox
 
 	// Of the reader alone.
 	joins      map[uint64]*Request // large requests whose parts arrive
@@ -44,15 +45,15 @@ type agent struct {
 	goLast  uint64
 }
 
-func newAgent(m *Manager, l *link, peer Peer, limits peerLimits, cut func()) *agent {
+func newAgent(m *Manager, l *link, peer Peer, limits peerLimits, cut func(), in *inbox) *agent {
 	return &agent{
-		link: l, m: m, opt: &m.opt, peer: peer, limits: limits, conn: cut,
+		link: l, m: m, opt: &m.opt, peer: peer, limits: limits, conn: cut, in: in,
 		joins: make(map[uint64]*Request), calls: make(map[uint64]*Request),
 		queue: replyQueue{bulk: bulk[*largeAnswer]{limit: limits.unfinished}},
 	}
 }
 
-// read is the reader: it runs until the dialler half-closes or the link ends.
+// read runs until the dialler half-closes or the link ends.
 func (a *agent) read(in *inbox) (cause error) {
 	defer a.guard(&cause)
 	for {

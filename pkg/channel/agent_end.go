@@ -7,6 +7,21 @@ import (
 	meshv1 "github.com/meshnode/meshnode/proto/mesh/v1"
 )
 
+func (a *agent) base() *link    { return a.link }
+func (a *agent) cutConn()       { a.conn() }
+func (a *agent) goodbye() error { return nil }
+
+// run is the reader: it runs until the dialler half-closes or the link ends.
+func (a *agent) run() {
+	cause := a.read(a.in)
+	if cause == nil {
+		a.halfClosed()
+		<-a.ctx.Done()
+	}
+	a.end(cause)
+	a.release()
+}
+
 // goaway says that nothing more is taken, and lets what was end (M35).
 func (a *agent) goaway(why string) {
 	a.mu.Lock()

@@ -63,7 +63,8 @@ type outcome struct {
 	reply Reply
 	held  *held // the reply's payload as it arrived; the waiter joins it
 	err   *Error
-	last  bool // nothing but the waiter refers to the call any more
+	fail  *Failure // as the peer said it, where err is that
+	last  bool     // nothing but the waiter refers to the call any more
 }
 
 // call is one message on its way out. All of it is guarded by its sender's lock.
@@ -84,6 +85,12 @@ type call struct {
 	waited  bool         // someone waits on done; else early has the outcome
 	done    chan outcome // has room for one; reused with the call
 	early   outcome
+
+	// Of a message that is passed on to a program; nil of one of this process.
+	via     *Program
+	told    Passed
+	from    *Request
+	dropped bool // its caller left after it was sent
 }
 
 // callPool reuses calls: each is worth two allocations. A process has its own,
@@ -127,6 +134,10 @@ func (c *call) settle(o outcome) {
 	c.settled = true
 	if o.err != nil {
 		o.err.Node, o.err.Target, o.err.Method = c.Node, c.Target, c.Method
+	}
+	if c.via != nil {
+		c.via.settled(c, o)
+		return
 	}
 	o.last = c.place == placeDone
 	if !c.waited {

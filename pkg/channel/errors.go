@@ -249,6 +249,20 @@ func (f *Failure) failed() *Error {
 	return &Error{Verdict: HandlerFailed, Message: f.Message, Code: code, details: f.Details}
 }
 
+// refusal is the error of a message that was passed on, as its first caller is
+// told of it.
+func (e *Error) refusal() *Failure {
+	for reason, c := range reasonConditions {
+		if c.err == e.Err && (c.verdict == e.Verdict || c.verdict == Rejected && e.Verdict == NotSent) {
+			return Refuse(reason, e.Message)
+		}
+	}
+	if e.Verdict == MaybeExecuted {
+		return Refuse(meshv1.Reason_REASON_LINK_BROKEN, e.Message)
+	}
+	return Refuse(meshv1.Reason_REASON_DRAINING, e.Message)
+}
+
 // protocolError says which frame broke which rule; it ends the link.
 func protocolError(format string, args ...any) error {
 	return status.Error(codes.InvalidArgument, "protocol error: "+fmt.Sprintf(format, args...))

@@ -39,7 +39,7 @@ func (n *node) fill(o *outlet, b *batch, now time.Time) (halfClose bool) {
 // where large messages are under way.
 func (n *node) fillLine(o *outlet, b *batch, now time.Time) {
 	for {
-		c := n.next(o)
+		c := n.next(o, now)
 		if c == nil {
 			return
 		}
@@ -75,7 +75,7 @@ func (c *call) bound() int {
 const n20 = "18446744073709551615" // the longest session in a trace tag
 
 // next finds the message that may leave next, setting aside those that may not.
-func (n *node) next(o *outlet) *call {
+func (n *node) next(o *outlet, now time.Time) *call {
 	for {
 		full := len(o.flights) >= o.limits.calls
 		if c := o.blocked.head; c != nil && o.bulk.mayBegin(len(c.Payload)) {
@@ -91,6 +91,10 @@ func (n *node) next(o *outlet) *call {
 		if err := o.refuses(c); err != nil {
 			n.fail(c, err, &n.counters.PushesLostTooLarge)
 			n.admit()
+			continue
+		}
+		if c.via != nil && !c.Due.IsZero() && !now.Before(c.Due) { // nobody of this process waits for it
+			n.fail(c, NewError(Rejected, ErrExpired, "the deadline had passed before the program took it"), &n.counters.PushesRefused)
 			continue
 		}
 		if held := o.aside[c.to()]; held != nil {

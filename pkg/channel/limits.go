@@ -44,9 +44,17 @@ type Limits struct {
 	// WindowBytes is the HTTP/2 window of a stream and of a connection, which
 	// a peer can fill with what is not read: 1 MiB.
 	WindowBytes int32
-	// Links bounds the links of one listener: 1,024. One more is refused (too
-	// many links). A listener takes 64 more connections than that.
+	// Links bounds the links of one listener, and the streams of programs that
+	// serve, together: 1,024. One more is refused (too many links). A listener
+	// takes 64 more connections than that.
 	Links int
+	// ProgramBytes bounds the calls that a program that serves has and has not
+	// answered, beside its own bound of their number: 32 MiB. At it they wait in
+	// the queue of their name.
+	ProgramBytes int64
+	// ProgramNames bounds the names that one such program registers: 256. One
+	// more is refused: overloaded.
+	ProgramNames int
 }
 
 // Bounds that are part of the protocol, or that nobody needs to set.
@@ -97,6 +105,8 @@ func (l Limits) WithDefaults() Limits {
 		BatchBytes:         min(max(or(l.BatchBytes, 256<<10), minBatchBytes), maxBatchBytes),
 		WindowBytes:        or(l.WindowBytes, 1<<20),
 		Links:              or(l.Links, 1024),
+		ProgramBytes:       or(l.ProgramBytes, 32<<20),
+		ProgramNames:       or(l.ProgramNames, 256),
 	}
 }
 

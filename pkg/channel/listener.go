@@ -2,8 +2,9 @@ package channel
 
 import (
 	"context"
-	"errors"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,8 +12,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	meshv1 "github.com/meshnode/meshnode/proto/mesh/v1"
@@ -29,11 +28,12 @@ type Listener struct {
 	gone chan struct{} // closed when it takes no more
 	over chan struct{} // closed when shut is over
 
-	mu     sync.Mutex
-	agents map[*agent]struct{}
-	links  int  // agents, and streams on their way to be one
-	closed bool // takes no more
-	none   chan struct{}
+	mu       sync.Mutex
+	agents   map[*agent]struct{}
+	served   map[*Program]struct{}
+	links    tally // streams of Link
+	programs tally // streams of Serve
+	closed   bool  // takes no more
 }
 
 var errLeaving = status.Error(codes.Unavailable, "the node is leaving")
@@ -45,7 +45,7 @@ func (m *Manager) Listen(node, addr string) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{m: m, node: node, gone: make(chan struct{}), over: make(chan struct{}), agents: make(map[*agent]struct{})}
+	l := &Listener{m: m, node: node, gone: make(chan struct{}), over: make(chan struct{}), agents: make(map[*agent]struct{}), served: make(map[*Program]struct{})}
 	l.lis = lis
 	l.srv = grpc.NewServer(append(m.serverOptions(), m.opt.ServerOptions...)...)
 	meshv1.RegisterClusterServiceServer(l.srv, l)
@@ -105,198 +105,6 @@ func (l *Listener) isClosed() bool {
 	return l.closed
 }
 
-// Link is the gRPC handler of one link, and its writer.
-func (l *Listener) Link(s grpc.BidiStreamingServer[meshv1.LinkRequest, meshv1.LinkResponse]) error {
-	if err := l.admit(); err != nil {
-		return err
-	}
-	defer l.dismiss()
-	// Until the headers are sent, the dialler's gRPC keeps what it sends.
-	if err := s.SendHeader(metadata.MD{}); err != nil {
-		return err
-	}
-	k := newLink(s.Context(), &l.m.opt)
-	k.stream = s
-	a, in, err := l.accept(s, k)
-	if err != nil {
-		k.close(err)
-		return err
-	}
-	defer l.part(a)
-	if err := a.greet(); err != nil {
-		k.close(err)
-		return err
-	}
-	return l.serve(s.Context(), a, in)
-}
-
-// serve runs an accepted link: the reader beside, the writer here.
-func (l *Listener) serve(stream context.Context, a *agent, in *inbox) error {
-	l.m.opt.Logger.Info("link accepted", zap.String("node", l.node), zap.String("peer", a.peer.Process),
-		zap.Uint32("incarnation", a.peer.Incarnation), zap.String("as", a.peer.Node), zap.String("addr", a.peer.Addr))
-	l.m.wg.Go(func() {
-		cause := a.read(in)
-		if cause == nil {
-			a.halfClosed()
-			<-a.ctx.Done()
-		}
-		a.end(cause)
-		a.release()
-	})
-	// A link that is cut takes its connection with it. One that ends in words
-	// must get its trailers out: there the connection is cut only where the
-	// writer does not come back. Other streams on it are not harmed.
-	written := make(chan struct{})
-	stop := context.AfterFunc(a.ctx, func() {
-		if stream.Err() != nil || status.Code(context.Cause(a.ctx)) == codes.InvalidArgument {
-			t := time.NewTimer(flushTime)
-			defer t.Stop()
-			select {
-			case <-written:
-				return
-			case <-t.C:
-			}
-		}
-		a.conn()
-	})
-	err := a.write(a.fill)
-	close(written)
-	if err == nil {
-		// The last answers may still be on their way: the dialler closes the
-		// connection, or gRPC's keepalive finds it dead.
-		stop()
-	}
-	a.close(err)
-	if _, ok := status.FromError(err); !ok {
-		err = status.Error(codes.Unavailable, err.Error())
-	}
-	return err
-}
-
-// admit counts a stream against the listener's links, before anything is read.
-func (l *Listener) admit() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case l.closed:
-		return errLeaving
-	case l.links >= l.m.opt.Limits.Links:
-		return status.Errorf(codes.ResourceExhausted, "too many links: this listener takes at most %d", l.m.opt.Limits.Links)
-	}
-	l.links++
-	return nil
-}
-
-func (l *Listener) dismiss() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.links--
-	l.checkNone()
-}
-
-// accept waits for the dialler's hello and checks it; agent.greet answers it.
-func (l *Listener) accept(s stream, k *link) (*agent, *inbox, error) {
-	type first struct {
-		in  *inbox
-		err error
-	}
-	got := make(chan first, 1)
-	l.m.wg.Go(func() {
-		in := &inbox{many: &l.m.frames}
-		var err error
-		for err == nil && len(in.frames) == 0 {
-			err = s.RecvMsg(in)
-		}
-		got <- first{in, err}
-	})
-	bound := time.NewTimer(l.m.opt.DialTimeout)
-	defer bound.Stop()
-	var f first
-	select {
-	case f = <-got:
-	case <-bound.C:
-		return nil, nil, status.Errorf(codes.FailedPrecondition, "no hello within %s: the first frame must be one", l.m.opt.DialTimeout)
-	case <-l.gone:
-		return nil, nil, errLeaving
-	case <-k.ctx.Done():
-		return nil, nil, context.Cause(k.ctx)
-	}
-	switch {
-	case f.err != nil:
-		return nil, nil, protocolError("no hello: %v", causeOf(f.err))
-	case f.in.frames[0].kind != kindHello:
-		return nil, nil, protocolError("the first frame is not a hello")
-	}
-	p, limits, err := readHello(f.in.frames[0].hello)
-	switch {
-	case errors.As(err, new(versionError)):
-		return nil, nil, status.Error(codes.FailedPrecondition, err.Error())
-	case err != nil:
-		return nil, nil, protocolError("%v", err)
-	}
-	f.in.shift()
-	addr, cut := connOf(k.ctx)
-	p.Addr = addr
-	if p.Identity, err = l.m.opt.Security.identify(k.ctx, p.Process); err != nil {
-		return nil, nil, err
-	}
-	k.limit = limits.batch
-	a := newAgent(l.m, k, p, limits, cut)
-	// Before the hello: from then on the dialler is owed a goaway.
-	if err := l.join(a); err != nil {
-		return nil, nil, err
-	}
-	return a, f.in, nil
-}
-
-// greet answers the dialler's hello, which accepts the link.
-func (a *agent) greet() error {
-	hello := &batch{limit: a.limit}
-	hello.add(&frame{kind: kindHello, hello: a.opt.hello("")})
-	if err := a.stream.SendMsg(hello); err != nil {
-		return err
-	}
-	a.start(a.limits)
-	return nil
-}
-
-// connOf finds the address of a stream's peer, and what cuts its connection.
-func connOf(ctx context.Context) (string, func()) {
-	p, ok := peer.FromContext(ctx)
-	if !ok {
-		return "", func() {}
-	}
-	if a, ok := p.Addr.(*connAddr); ok {
-		a.conn.carryLink()
-		return a.String(), func() { _ = a.conn.Close() }
-	}
-	return p.Addr.String(), func() {}
-}
-
-func (l *Listener) join(a *agent) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
-		return errLeaving
-	}
-	l.agents[a] = struct{}{}
-	return nil
-}
-
-func (l *Listener) part(a *agent) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.agents, a)
-}
-
-// checkNone tells shut that the last link is gone. Under the lock.
-func (l *Listener) checkNone() {
-	if l.links == 0 && l.none != nil {
-		close(l.none)
-		l.none = nil
-	}
-}
-
 // Close takes no more links, says goaway on those that are open, and returns
 // when their last calls have their outcomes, or the drain time or ctx is over;
 // then they are cut. Twice is once. except is a call whose handler is not waited
@@ -310,6 +118,14 @@ func (l *Listener) Close(ctx context.Context, except *Request) error {
 
 // shut is Close within ctx alone. except is a call that is not waited for.
 func (l *Listener) shut(ctx context.Context, except *Request) {
+	if l.endLinks(ctx, except) {
+		l.endPrograms(ctx)
+	}
+}
+
+// endLinks takes no more and ends the links, in order or when ctx ends. It
+// returns false where that was done before.
+func (l *Listener) endLinks(ctx context.Context, except *Request) (first bool) {
 	if except != nil {
 		except.agent.excuse(except)
 	}
@@ -317,33 +133,48 @@ func (l *Listener) shut(ctx context.Context, except *Request) {
 	if l.closed {
 		l.mu.Unlock()
 		waitFor(l.over, ctx.Done())
-		return
+		return false
 	}
 	l.closed = true
 	close(l.gone)
-	none := make(chan struct{})
-	l.none = none
-	l.checkNone()
-	agents := make([]*agent, 0, len(l.agents))
-	for a := range l.agents {
-		agents = append(agents, a)
-	}
+	none := l.links.empty()
+	agents := slices.Collect(maps.Keys(l.agents))
 	l.mu.Unlock()
-	defer close(l.over)
 	_ = l.lis.Close()
 	for _, a := range agents {
 		a.goaway("the listener closed")
 	}
+	if waitFor(none, ctx.Done()) {
+		return true
+	}
+	for _, a := range agents {
+		a.expel()
+	}
+	// What expel answered may still leave, if the peer reads.
+	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
+	waitFor(none, flush.Done())
+	cancel()
+	for _, a := range agents {
+		a.end(ErrDraining)
+	}
+	return true
+}
+
+// endPrograms lets the programs that serve answer what they have, ends their
+// streams, in order or when ctx ends, and then the server. It comes after
+// endLinks, since calls of the links may be theirs.
+func (l *Listener) endPrograms(ctx context.Context) {
+	defer close(l.over)
+	l.mu.Lock()
+	none := l.programs.empty()
+	programs := slices.Collect(maps.Keys(l.served))
+	l.mu.Unlock()
+	for _, p := range programs {
+		p.leave()
+	}
 	if !waitFor(none, ctx.Done()) {
-		for _, a := range agents {
-			a.expel()
-		}
-		// What expel answered may still leave, if the peer reads.
-		flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
-		waitFor(none, flush.Done())
-		cancel()
-		for _, a := range agents {
-			a.end(ErrDraining)
+		for _, p := range programs {
+			p.d.end(errLeaving)
 		}
 	}
 	l.stop(ctx)

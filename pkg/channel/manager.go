@@ -218,15 +218,22 @@ func (m *Manager) tagBytes(msg *Message) int64 {
 
 // CloseListeners is the first half of an orderly end (M55): from now on only
 // messages with Message.Inside are taken; the listeners take no more and drain
-// until ctx ends. except is a call whose handler is not waited for, or nil.
+// until ctx ends, the programs that serve last, since the links may call them. except is a call whose handler is not waited for, or nil.
 func (m *Manager) CloseListeners(ctx context.Context, except *Request) {
 	m.mu.Lock()
 	m.closing.Store(true) // under the lock: Listen adds to listeners before or not at all
 	ls := slices.Collect(maps.Keys(m.listeners))
 	m.mu.Unlock()
+	first := make([]bool, len(ls))
 	var wg sync.WaitGroup
-	for _, l := range ls {
-		wg.Go(func() { l.shut(ctx, except) })
+	for i, l := range ls {
+		wg.Go(func() { first[i] = l.endLinks(ctx, except) })
+	}
+	wg.Wait()
+	for i, l := range ls {
+		if first[i] {
+			wg.Go(func() { l.endPrograms(ctx) })
+		}
 	}
 	wg.Wait()
 }

@@ -31,6 +31,8 @@ type Options struct {
 
 	// Dispatcher takes what arrives. Nil refuses everything.
 	Dispatcher Dispatcher
+	// Registrar takes the programs that open Serve. Nil refuses them.
+	Registrar Registrar
 	// ServerOptions and OnServer extend the gRPC server of each listener.
 	ServerOptions []grpc.ServerOption
 	OnServer      func(*grpc.Server)

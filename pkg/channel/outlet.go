@@ -129,7 +129,7 @@ func (o *outlet) answer(f *frame, own *Limits, now time.Time) (c *call, out outc
 	switch {
 	case f.kind == kindFailure:
 		fail := failureOf(f.failure)
-		out.err, out.reply = fail.failed(), Reply{nil, fail.Headers, fail.Trailers}
+		out.err, out.fail, out.reply = fail.failed(), fail, Reply{nil, fail.Headers, fail.Trailers}
 	case f.kind == kindPart && c.join == nil:
 		return nil, out, true
 	case f.kind == kindPart:

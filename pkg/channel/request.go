@@ -54,6 +54,7 @@ type Request struct {
 	payload   []byte
 	held      *held // instead of payload: as it arrived
 	job       Job
+	passed    *call   // what a Program has of it; under that one's lock
 	join      *joiner // while parts arrive
 	joinSize  int64   // weight of the whole, while parts arrive
 	cancelled bool

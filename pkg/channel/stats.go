@@ -37,7 +37,9 @@ type Stats struct {
 	// LinksOut are the links that this process dialled, LinksIn those that it
 	// accepted, ReplyBytes what waits to be sent on these.
 	LinksOut, LinksIn int
-	ReplyBytes        int64
+	// Programs are those that serve here.
+	Programs   int
+	ReplyBytes int64
 	// UnfinishedBytes weighs the large requests that arrive.
 	UnfinishedBytes int64
 }
@@ -72,6 +74,7 @@ func (m *Manager) Stats() Stats {
 	for l := range m.listeners {
 		l.mu.Lock()
 		s.LinksIn += len(l.agents)
+		s.Programs += len(l.served)
 		l.mu.Unlock()
 	}
 	return s

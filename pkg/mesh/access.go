@@ -260,3 +260,14 @@ func (g *guard) refuses(r *channel.Request, s *Service) *channel.Failure {
 		zap.String("addr", r.Peer.Addr), zap.String("service", quoted(r)), zap.String("method", cut(r.Method)))
 	return channel.Refuse(meshv1.Reason_REASON_NOT_PERMITTED, "not permitted: no rule of this process lets you call "+quoted(r)+" "+fmt.Sprintf("%q", cut(r.Method)))
 }
+
+// refusesServing says why a program may not register a name, by the rules.
+func (g *guard) refusesServing(p *channel.Peer, name string) *channel.Failure {
+	rules := g.rules.Load()
+	if rules == nil || rules.MayServe(access.Identity{Names: p.Identity}, name) {
+		return nil
+	}
+	g.log.Warn("refused: the rules do not let it serve this name", zap.String("peer", p.Process), zap.Strings("identity", p.Identity),
+		zap.String("addr", p.Addr), zap.String("name", cut(name)))
+	return channel.Refuse(meshv1.Reason_REASON_NOT_PERMITTED, fmt.Sprintf("not permitted: no rule of this process lets you serve %q", cut(name)))
+}

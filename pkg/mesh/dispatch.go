@@ -53,6 +53,9 @@ func (d dispatcher) Dispatch(r *channel.Request) (<-chan struct{}, *channel.Fail
 	d.m.work.add(in)
 	err := s.reg.Put(in)
 	if err == nil {
+		if s.programs != nil {
+			s.programs.pump()
+		}
 		return nil, nil
 	}
 	d.m.work.remove(in)
@@ -100,6 +103,8 @@ func quoted(r *channel.Request) string {
 func (s *Service) refuses(name string) *channel.Failure {
 	m, known := (*s.methods.Load())[name]
 	switch {
+	case s.programs != nil:
+		return s.programs.refuses()
 	case m.streaming:
 		return channel.Refuse(meshv1.Reason_REASON_UNKNOWN_METHOD, noStreams)
 	case !known && s.handler == nil:
@@ -132,6 +137,9 @@ func refusal(err error) *channel.Failure {
 // Cancel is called by the link: the caller cancelled, the link broke, or the
 // process drained long enough. It returns true where the handler never started.
 func (in *inbound) Cancel(cause error) bool {
+	if in.svc.programs != nil {
+		return in.cancelPassed(cause)
+	}
 	if in.svc.reg.Remove(in) {
 		in.mesh.work.remove(in)
 		in.end(cancelled)
@@ -152,6 +160,10 @@ func (in *inbound) Reject(reason error) {
 		in.mesh.ch.Counters.PushesRefused.Add(1)
 	}
 	in.req.DropPayload()
+	if g := in.svc.programs; g != nil && errors.Is(reason, registry.ErrStopped) {
+		in.req.Fail(g.left())
+		return
+	}
 	in.req.Fail(refusal(reason))
 }
 

@@ -29,6 +29,7 @@ type Mesh struct {
 	reg         *registry.Registry
 	ch          *channel.Manager
 	process     *Service // handle 0
+	programs    programs
 	intercept   grpc.UnaryServerInterceptor
 	health      *health.Server
 	guard       *guard
@@ -64,6 +65,10 @@ func New(o Options) (*Mesh, error) {
 	co := o.channel(m.incarnation)
 	co.Dispatcher = dispatcher{m}
 	co.Security = guard.security()
+	m.programs = programs{m: m, groups: make(map[string]*group)}
+	if o.AllowServe {
+		co.Registrar = &m.programs
+	}
 	co.ServerOptions = streamInterceptors(o.Logger)
 	co.OnServer = func(s *grpc.Server) { healthpb.RegisterHealthServer(s, m.health) }
 	m.ch = channel.NewManager(co)

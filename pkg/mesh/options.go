@@ -68,6 +68,10 @@ type Options struct {
 	// Rules say which peers may call what; SetRules exchanges them. Default:
 	// every peer that may link may call everything.
 	Rules *Rules
+	// AllowServe lets programs that cannot listen register names here and answer
+	// for them (ClusterService.Serve). Whoever reaches a listener of this process
+	// may then take any name that is free, so it is off unless told.
+	AllowServe bool
 	// Insecure allows plaintext off loopback and unix sockets.
 	Insecure bool
 	// Dial and Listen replace package net's, for tests and proxies.

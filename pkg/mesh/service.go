@@ -53,6 +53,8 @@ type Service struct {
 	mesh    *Mesh
 	reg     *registry.Service
 	handler Handler
+	// programs serve it, instead of a handler of this process; nil where none do.
+	programs *group
 
 	mu      sync.Mutex // for RegisterService
 	methods atomic.Pointer[map[string]method]

@@ -77,11 +77,16 @@ func (r *Registry) NewService(limits Limits) *Service {
 	if r.last == math.MaxUint32 {
 		panic("registry: all handles of this process are used up")
 	}
+	r.add(s)
+	return s
+}
+
+// add gives s its handle. It is called under mu.
+func (r *Registry) add(s *Service) {
 	r.last++
 	s.handle = uint64(r.incarnation)<<32 | uint64(r.last)
 	s.refusal = r.drained
 	r.services[s.handle] = s
-	return s
 }
 
 // Register gives s a name, taken by the rule of CanonicalName. Where s has a

@@ -5,8 +5,8 @@ import "sync/atomic"
 // Task is one message. Whoever implements it embeds Element, and uses it
 // through a pointer.
 //
-// A task that Put has taken gets exactly one of three ends: Run is called,
-// Reject is called, or Remove returned true for it.
+// A task that Put has taken gets exactly one of four ends: Run is called,
+// Reject is called, Remove returned true for it, or Take returned it.
 type Task interface {
 	// Run does the work, on a goroutine of the service. It may take as long
 	// as it likes and may call runtime.Goexit. It must not panic: a panic
@@ -50,6 +50,8 @@ type Element struct {
 //	          |           ^         |
 //	          v           |         v
 //	        ended         +--- returning -> ended
+//
+// and, of a pulled service, fresh -> queued <-> taken.
 type state uint8
 
 const (
@@ -59,6 +61,7 @@ const (
 	away                   // Run was called, its turn is given away
 	returning              // as away, and in Service.returning for its turn
 	ended                  // Run has returned; or rejected, or removed
+	taken                  // Take gave it away
 )
 
 func (e *Element) element() *Element { return e }
@@ -90,6 +93,17 @@ func (l *list) push(e *Element) {
 		l.tail.next = e
 	}
 	l.tail = e
+	l.n++
+}
+
+func (l *list) pushFront(e *Element) {
+	e.prev, e.next = nil, l.head
+	if l.head == nil {
+		l.tail = e
+	} else {
+		l.head.prev = e
+	}
+	l.head = e
 	l.n++
 }
 
