@@ -2,11 +2,15 @@ package mesh_test
 
 import (
 	"context"
+	"errors"
+	"io"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/meshnode/meshnode/pkg/mesh"
 	meshv1 "github.com/meshnode/meshnode/proto/mesh/v1"
@@ -16,7 +20,9 @@ import (
 // as one in another language would be. It is a rogue whose stream is Serve's.
 type program struct {
 	*rogue
-	session uint64 // of its last register or unregister
+	session uint64             // of its last register or unregister
+	frames  chan *meshv1.Frame // what has come, but for heartbeats; closed at the end
+	end     *status.Status     // then
 }
 
 // serveStream shows a Serve stream as if it were Link's: the frames are the same.
@@ -48,6 +54,67 @@ func (w *world) programOn(cc *grpc.ClientConn) *program {
 	return &program{rogue: &rogue{world: w, cc: cc, stream: serveStream{s, s}, cancel: cancel}}
 }
 
+// listen reads whatever comes.
+func (p *program) listen() {
+	p.frames = make(chan *meshv1.Frame, 10000)
+	go func() {
+		defer close(p.frames)
+		for {
+			f, err := p.next()
+			switch {
+			case errors.Is(err, io.EOF):
+				p.end = status.New(codes.OK, "")
+				return
+			case err != nil:
+				p.end = status.Convert(err)
+				return
+			case f.GetHeartbeat() == nil:
+				p.frames <- f
+			}
+		}
+	}()
+}
+
+// hear is the next frame that is no heartbeat.
+func (p *program) hear() *meshv1.Frame {
+	p.Helper()
+	f, ok := <-p.frames
+	if !ok {
+		p.Fatalf("the stream ended: %v", p.end)
+	}
+	return f
+}
+
+// rests says that nothing comes.
+func (p *program) rests() {
+	p.Helper()
+	synctest.Wait()
+	select {
+	case f, ok := <-p.frames:
+		p.Fatalf("got %v (%t), want nothing", f, ok)
+	default:
+	}
+}
+
+// ended reads to the end of the stream.
+func (p *program) ended() *status.Status {
+	p.Helper()
+	for f := range p.frames {
+		p.Logf("before the end: %v", f)
+	}
+	return p.end
+}
+
+// refused hears how a register, or what is none, was refused.
+func (p *program) refused(session uint64, reason meshv1.Reason, code codes.Code) *meshv1.Failure {
+	p.Helper()
+	f := p.hear()
+	if f.GetSession() != session || f.GetFailure().GetReason() != reason || codes.Code(f.GetFailure().GetCode()) != code {
+		p.Fatalf("got %v, want the failure %s of session %d with %s", f, reason, session, code)
+	}
+	return f.GetFailure()
+}
+
 // program opens Serve at db:1, exchanges hellos, beats, and registers names.
 func (w *world) program(set func(*meshv1.Hello), names ...string) *program {
 	w.Helper()
@@ -56,6 +123,7 @@ func (w *world) program(set func(*meshv1.Hello), names ...string) *program {
 		set = func(*meshv1.Hello) {}
 	}
 	p.say(rogueHello(func(h *meshv1.Hello) { h.Process = "model" }, set))
+	p.listen()
 	if h := p.hear(); h.GetHello() == nil {
 		w.Fatalf("the first frame is %v, want a hello", h)
 	}
