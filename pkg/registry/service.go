@@ -60,11 +60,13 @@ type Service struct {
 
 	// mu guards what follows, and the elements of the tasks that were taken.
 	// Between two holders of mu this is true: where a slot is free, no task
-	// is returning, and either none is queued or limits.Waiting are away.
+	// is returning, and either none is queued, limits.Waiting are away, or a
+	// goroutine is starting.
 	mu        sync.Mutex
 	queue     list  // tasks that have not started, in the order of Put
 	bytes     int64 // their Size together
 	running   int   // tasks that hold a slot
+	starting  int   // goroutines that have a task and have not come to run yet
 	away      int   // tasks that gave theirs away, the returning ones too
 	returning list  // tasks that wait in Retake, in the order of the calls
 	refusal   error // what Put returns; nil while tasks are taken
@@ -127,7 +129,7 @@ func (s *Service) Put(t Task) error {
 	e.state = queued
 	s.queue.push(e)
 	s.bytes += e.Size
-	next := s.next()
+	next := s.nextStart()
 	s.mu.Unlock()
 	s.start(next)
 	return nil

@@ -12,9 +12,10 @@ func (s *Service) work(e *Element) {
 		// Not nil: Run was left by runtime.Goexit, which cannot be stopped.
 		// This goroutine dies, so the slot goes on with a fresh one.
 		if e != nil {
-			s.start(s.ended(e))
+			s.start(s.restart(s.ended(e)))
 		}
 	}()
+	s.start(s.started())
 	for e != nil {
 		e.task.Run()
 		e = s.ended(e)
@@ -22,11 +23,45 @@ func (s *Service) work(e *Element) {
 }
 
 // start runs e on a goroutine of its own; nil is nothing to do. It is called
-// with what next returned, once mu is released.
+// with what nextStart returned, once mu is released.
 func (s *Service) start(e *Element) {
 	if e != nil {
 		go s.work(e)
 	}
+}
+
+// nextStart is next for a goroutine that the caller is to start. While one is on
+// its way to run it starts no other: that one does, where anything is queued
+// when it comes. So quick tasks need few goroutines, and slow ones have as many
+// as there are slots.
+func (s *Service) nextStart() *Element {
+	if s.starting > 0 {
+		return nil
+	}
+	return s.counted(s.next())
+}
+
+func (s *Service) counted(e *Element) *Element {
+	if e != nil {
+		s.starting++
+	}
+	return e
+}
+
+// restart counts the goroutine that takes the place of one that died.
+func (s *Service) restart(e *Element) *Element {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.counted(e)
+}
+
+// started notes that a goroutine has come to run, and returns what the next one
+// is to run.
+func (s *Service) started() *Element {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.starting--
+	return s.nextStart()
 }
 
 // next gives a free slot, if there is one, to whom it belongs: first to the
@@ -110,7 +145,7 @@ func (e *Element) Yield() bool {
 	e.state = away
 	s.running--
 	s.away++
-	next := s.next()
+	next := s.counted(s.next())
 	s.mu.Unlock()
 	s.start(next)
 	return true
