@@ -11,6 +11,7 @@ import (
 // Message is a call or a push as its maker gives it to Manager.Do. It must not
 // change afterwards, and the payload and headers are given away for good.
 type Message struct {
+	Route   *Route // kept by the caller for the next message to Node; may be nil
 	Node    string // a name of the table
 	Name    string // the service's name with its sign; "" where Handle says it
 	Handle  uint64

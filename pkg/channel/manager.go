@@ -73,12 +73,11 @@ func (m *Manager) Reload(u Update) {
 		}
 	}
 	m.mu.Unlock()
-	now := time.Now()
 	for _, name := range names {
 		e, mentioned := u.Nodes[name]
 		s := m.sender(name)
 		s.mu.Lock()
-		s.node.apply(e, mentioned, noWaiting, now)
+		s.node.apply(e, mentioned, noWaiting)
 		s.mu.Unlock()
 	}
 }
@@ -103,6 +102,23 @@ func (m *Manager) sender(name string) *sender {
 	}
 	s = newSender(m, name)
 	m.senders[name] = s
+	return s
+}
+
+// Route remembers the way to one node of one Manager, and saves looking it up
+// for each message. The zero value knows nothing yet.
+type Route struct{ sender atomic.Pointer[sender] }
+
+// to returns the sender of the message's node.
+func (m *Manager) to(msg *Message) *sender {
+	if msg.Route == nil {
+		return m.sender(msg.Node)
+	}
+	s := msg.Route.sender.Load()
+	if s == nil {
+		s = m.sender(msg.Node)
+		msg.Route.sender.Store(s)
+	}
 	return s
 }
 
@@ -145,7 +161,7 @@ func (m *Manager) Do(ctx context.Context, msg *Message) (Reply, error) {
 		err.Node, err.Target, err.Method = msg.Node, msg.Target, msg.Method
 		return Reply{}, err
 	}
-	s := m.sender(msg.Node)
+	s := m.to(msg)
 	c := m.calls.get()
 	c.Message = *msg
 	if !msg.Owned {

@@ -78,7 +78,7 @@ type node struct {
 }
 
 // submit takes a new message: it fails, waits in the line, or is on its way.
-func (n *node) submit(c *call, now time.Time) {
+func (n *node) submit(c *call) {
 	if err := n.refuses(c); err != nil {
 		c.place = placeDone
 		c.settle(outcome{err: err})
@@ -95,7 +95,7 @@ func (n *node) submit(c *call, now time.Time) {
 	default:
 		n.enqueue(c)
 	}
-	n.kick(now)
+	n.kick()
 }
 
 // refuses says why a message cannot even wait.
@@ -238,7 +238,7 @@ func (n *node) failWaiting(err *Error, lost *atomic.Int64, told func(*call) bool
 
 // apply takes what a reload says. mentioned is false where the reload does not
 // name the node, and only nowaiting may have changed.
-func (n *node) apply(e Entry, mentioned, noWaiting bool, now time.Time) {
+func (n *node) apply(e Entry, mentioned, noWaiting bool) {
 	n.noWaiting = noWaiting
 	if mentioned && n.closed {
 		n.entry = e
@@ -275,7 +275,7 @@ func (n *node) apply(e Entry, mentioned, noWaiting bool, now time.Time) {
 	if n.entry.Kind == Absent {
 		n.failWaiting(absentError(n.name), &n.counters.PushesLostTable, func(c *call) bool { return n.noWaiting || c.NoWait })
 	}
-	n.kick(now)
+	n.kick()
 }
 
 // move goes on at a new address: the open link ends in order within the drain

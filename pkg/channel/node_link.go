@@ -8,7 +8,7 @@ import (
 )
 
 // kick dials where someone waits for a link and nothing is under way.
-func (n *node) kick(now time.Time) {
+func (n *node) kick() {
 	if n.phase != phaseIdle {
 		return
 	}
@@ -72,7 +72,7 @@ func (n *node) pause(now time.Time) {
 func (n *node) timeout(now time.Time) {
 	if n.phase == phasePause && !now.Before(n.pauseEnd) {
 		n.phase = phaseIdle
-		n.kick(now)
+		n.kick()
 	}
 }
 
@@ -119,7 +119,7 @@ func (n *node) lost(o *outlet, cause error, now time.Time) {
 		n.attempts = 0
 	}
 	n.become(StateLost, cause.Error())
-	n.kick(now)
+	n.kick()
 }
 
 // goaway takes a listener's word that it leaves: what it did not take is sent
@@ -164,7 +164,7 @@ func (n *node) goaway(o *outlet, last uint64, why string, now time.Time) {
 		n.failWaiting(NewError(NotSent, ErrClosed, ""), &n.counters.PushesLostClosed, nil)
 	}
 	n.wake(o)
-	n.kick(now)
+	n.kick()
 }
 
 // resend puts calls that certainly did not start back into the line.
@@ -199,7 +199,7 @@ func (n *node) received(o *outlet, f *frame, now time.Time) bool {
 		reasonConditions[f.failure.GetReason()].err == ErrDraining {
 		n.resend(o, []*call{c})
 		n.wake(o) // it may have been the last one
-		n.kick(now)
+		n.kick()
 		return true
 	}
 	c, out, stray := o.answer(f, &n.limits, now)
@@ -231,8 +231,8 @@ func (n *node) info() NodeInfo {
 }
 
 // want and unwant keep the node linked while someone watches it (M16).
-func (n *node) want(now time.Time) { n.keep++; n.kick(now) }
-func (n *node) unwant()            { n.keep-- }
+func (n *node) want()   { n.keep++; n.kick() }
+func (n *node) unwant() { n.keep-- }
 
 // watch looks after a link once a second, when something arrives: at least
 // heartbeats do. A large reply whose parts have stopped fails its call.

@@ -141,7 +141,7 @@ func (m *model) stepWant() {
 	if m.n.keep > 0 && rapid.Bool().Draw(m.t, "unwant") {
 		m.n.unwant()
 	} else {
-		m.n.want(m.now)
+		m.n.want()
 	}
 }
 

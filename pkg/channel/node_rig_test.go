@@ -137,12 +137,12 @@ func (r *nodeRig) reload(what string) {
 	case "absent":
 		e = Entry{}
 	}
-	r.n.apply(e, true, r.n.noWaiting, r.now)
+	r.n.apply(e, true, r.n.noWaiting)
 	r.collect()
 }
 
 func (r *nodeRig) nowaiting(on bool) {
-	r.n.apply(Entry{}, false, on, r.now)
+	r.n.apply(Entry{}, false, on)
 	r.collect()
 }
 
@@ -151,7 +151,7 @@ func (r *nodeRig) send(m Message) *letter {
 	m.Node, m.Target, m.Method = "db", "db"+m.Name, fmt.Sprint(len(r.letters))
 	l := &letter{call: &call{Message: m}}
 	r.letters = append(r.letters, l)
-	r.n.submit(l.call, r.now)
+	r.n.submit(l.call)
 	if l.settled {
 		l.got = append(l.got, l.early)
 	} else {

@@ -187,7 +187,7 @@ func TestNowaitingWakesWhoWaits(t *testing.T) {
 	r.nowaiting(false)
 	c = r.call()
 	r.want("-", c)
-	r.n.apply(Entry{Address, "A:1"}, true, true, r.now) // an address in the same reload
+	r.n.apply(Entry{Address, "A:1"}, true, true) // an address in the same reload
 	r.collect()
 	r.want("-", c)
 	r.wantSent(r.connected(smallPeer), c.Method)
@@ -370,7 +370,7 @@ func TestFailedDialIsNotToldWhileNodeLeaves(t *testing.T) {
 // M16.
 func TestWatchKeepsNodeLinked(t *testing.T) {
 	r := newNodeRig(t)
-	r.n.want(r.now)
+	r.n.want()
 	r.wantDials()
 	r.reload("A:1")
 	r.wantDials("A:1")

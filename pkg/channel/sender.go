@@ -119,7 +119,7 @@ func (s *sender) submit(c *call) (direct bool) {
 	n := &s.node
 	direct = !c.Push && !c.isLarge() && n.phase == phaseOpen && n.line.head == nil && n.link.quiet() && n.link.link.free()
 	s.muted = direct
-	n.submit(c, time.Now())
+	n.submit(c)
 	s.muted = false
 	return direct && !c.settled
 }

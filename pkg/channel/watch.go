@@ -59,7 +59,7 @@ func (w *Watcher) present(s *sender, named bool) {
 		w.put(i)
 	}
 	if named {
-		s.node.want(time.Now())
+		s.node.want()
 	}
 }
 

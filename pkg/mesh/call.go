@@ -94,7 +94,7 @@ func collect(opts []grpc.CallOption) (o callOptions) {
 // The payload is copied, unless it is Owned. The error is an *Error. It is safe
 // for concurrent use.
 func (m *Mesh) Call(ctx context.Context, target, method string, payload []byte, opts ...grpc.CallOption) ([]byte, error) {
-	t, err := resolve(target, method)
+	t, err := m.resolve(target, method)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +107,7 @@ func (m *Mesh) Call(ctx context.Context, target, method string, payload []byte, 
 // node as Call does, and at most Options.SendWait for room in the node's line.
 // Its context bounds that waiting alone: no deadline travels with the message.
 func (m *Mesh) Send(ctx context.Context, target, method string, payload []byte, opts ...grpc.CallOption) error {
-	t, err := resolve(target, method)
+	t, err := m.resolve(target, method)
 	if err != nil {
 		return err
 	}
@@ -116,19 +116,23 @@ func (m *Mesh) Send(ctx context.Context, target, method string, payload []byte, 
 	return err
 }
 
-// Query returns the handle of the name in target ("db@sdb"), or
-// ErrNameNotFound. A target that has a handle already is returned as it is.
-func (m *Mesh) Query(ctx context.Context, target string, opts ...grpc.CallOption) (Handle, error) {
-	t, err := resolve(target, methodQuery)
-	if err != nil || t.name == "" {
-		return t.handle, err
+// Query returns the handle of a name, given as a target ("db@sdb"), or
+// ErrNameNotFound. The handle of a target that has one is returned as it is.
+func (m *Mesh) Query(ctx context.Context, name string, opts ...grpc.CallOption) (Handle, error) {
+	named, err := m.resolve(name, methodQuery)
+	if err != nil {
+		return 0, err
 	}
-	request, err := proto.Marshal(&meshv1.QueryRequest{Name: t.name})
+	if named.name == "" {
+		return named.handle, nil
+	}
+	request, err := proto.Marshal(&meshv1.QueryRequest{Name: named.name})
 	if err != nil {
 		return 0, err
 	}
 	o := collect(opts)
-	t.name, o.owned = "", true
+	o.owned = true
+	t := &target{text: named.text, node: named.node} // handle 0
 	reply, err := m.do(ctx, t, methodQuery, request, false, &o)
 	if err != nil {
 		return 0, err
@@ -141,12 +145,13 @@ func (m *Mesh) Query(ctx context.Context, target string, opts ...grpc.CallOption
 }
 
 // do is the one way out of the process for every message.
-func (m *Mesh) do(ctx context.Context, t target, method string, payload []byte, push bool, o *callOptions) ([]byte, error) {
+func (m *Mesh) do(ctx context.Context, t *target, method string, payload []byte, push bool, o *callOptions) ([]byte, error) {
 	msg := &channel.Message{
-		Node: t.node, Name: t.name, Handle: uint64(t.handle), Target: t.text, Method: method, Payload: payload,
+		Route: &t.route, Node: t.node, Name: t.name, Handle: uint64(t.handle), Target: t.text, Method: method, Payload: payload,
 		Push: push, NoWait: o.noWait, WaitUp: o.waitUp, Owned: o.owned, Hops: o.hops, OnBehalf: o.onBehalf,
 	}
-	if in := inboundOf(ctx); in != nil {
+	in, trace := carriedBy(ctx)
+	if in != nil {
 		msg.Turn = in
 		msg.Inside = in.mesh == m && !in.over()
 	}
@@ -158,7 +163,7 @@ func (m *Mesh) do(ctx context.Context, t target, method string, payload []byte, 
 	if !push { // the deadline of a Send bounds the Send
 		msg.Due, _ = ctx.Deadline()
 	}
-	if err := m.outgoing(ctx, msg, o); err != nil {
+	if err := outgoing(ctx, msg, o, in, trace); err != nil {
 		return nil, t.fails(NotSent, ErrInvalidRequest, method, "invalid request: "+err.Error())
 	}
 	if o.maxRequest > 0 && len(payload) > o.maxRequest {
@@ -178,7 +183,7 @@ func (m *Mesh) do(ctx context.Context, t target, method string, payload []byte, 
 }
 
 // outgoing collects the headers and the trace of a message.
-func (m *Mesh) outgoing(ctx context.Context, msg *channel.Message, o *callOptions) error {
+func outgoing(ctx context.Context, msg *channel.Message, o *callOptions, in *inbound, trace *Trace) error {
 	md, _ := metadata.FromOutgoingContext(ctx)
 	for _, md := range [...]metadata.MD{md, o.headers} {
 		if len(md) == 0 {
@@ -191,8 +196,12 @@ func (m *Mesh) outgoing(ctx context.Context, msg *channel.Message, o *callOption
 	}
 	// The trace of WithTrace comes first, then headers, then the trace of the
 	// message that is being handled.
-	t, own := ctx.Value(traceKey{}).(Trace)
-	if in := inboundOf(ctx); in != nil && !own {
+	var t Trace
+	own := trace != nil
+	switch {
+	case own:
+		t = *trace
+	case in != nil:
 		t = in.trace()
 	}
 	msg.Tag = t.Tag
@@ -245,7 +254,7 @@ func toMD(hs []channel.Header) metadata.MD {
 }
 
 // fails makes the error of a message to t.
-func (t target) fails(v Verdict, cause error, method, text string) *Error {
+func (t *target) fails(v Verdict, cause error, method, text string) *Error {
 	e := channel.NewError(v, cause, text)
 	e.Node, e.Target, e.Method = t.node, t.text, method
 	return e
@@ -280,21 +289,20 @@ const (
 	headerState  = "tracestate"
 )
 
-type traceKey struct{}
-
 // WithTrace returns a context whose calls and pushes carry t.
 func WithTrace(ctx context.Context, t Trace) context.Context {
-	return context.WithValue(ctx, traceKey{}, t)
+	return context.WithValue(ctx, inboundKey{}, &traced{t, inboundOf(ctx)})
 }
 
 // TraceFrom returns the trace of a context: what WithTrace put there, else what
 // came with the message that a handler handles.
 func TraceFrom(ctx context.Context) Trace {
-	if t, ok := ctx.Value(traceKey{}).(Trace); ok {
-		return t
-	}
-	if in := inboundOf(ctx); in != nil {
+	switch in, t := carriedBy(ctx); {
+	case t != nil:
+		return *t
+	case in != nil:
 		return in.trace()
+	default:
+		return Trace{}
 	}
-	return Trace{}
 }

@@ -205,7 +205,7 @@ func (s *Service) run(in *inbound, request []byte) ([]byte, error) {
 	if m, ok := (*s.methods.Load())[r.Method]; ok {
 		in.full = r.Method
 		decode := func(v any) error {
-			if err := unmarshal(request, v); err != nil {
+			if err := s.mesh.codec.unmarshal(request, v); err != nil {
 				return status.Error(codes.InvalidArgument, "the request cannot be decoded: "+err.Error())
 			}
 			return nil
@@ -214,7 +214,7 @@ func (s *Service) run(in *inbound, request []byte) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		return marshal(v)
+		return s.mesh.codec.marshal(v)
 	}
 	if s.mesh.intercept == nil {
 		return s.handler(in, r.Method, request)

@@ -62,11 +62,32 @@ func (in *inbound) ask() *asked {
 	return in.asked.Load()
 }
 
+// inboundKey leads to an *inbound, or to a *traced: one look into a context
+// finds all that the mesh has put there.
 type inboundKey struct{}
+
+// traced is what WithTrace puts into a context.
+type traced struct {
+	trace Trace
+	in    *inbound // of the context without it
+}
+
+// carriedBy finds the message whose handler has the context, and what WithTrace
+// put there; either may be nil.
+func carriedBy(ctx context.Context) (*inbound, *Trace) {
+	switch v := ctx.Value(inboundKey{}).(type) {
+	case *inbound:
+		return v, nil
+	case *traced:
+		return v.in, &v.trace
+	default:
+		return nil, nil
+	}
+}
 
 // inboundOf finds the message whose handler has the context, or nil.
 func inboundOf(ctx context.Context) *inbound {
-	in, _ := ctx.Value(inboundKey{}).(*inbound)
+	in, _ := carriedBy(ctx)
 	return in
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"iter"
 	"math/rand/v2"
 	"net"
@@ -34,6 +35,8 @@ type Mesh struct {
 	health      *health.Server
 	guard       *guard
 	work        workload
+	targets     targetCache
+	codec       codec
 	stats       struct{ panics, pushErrors atomic.Int64 }
 
 	reload sync.Mutex // orders reading the source and taking it
@@ -58,7 +61,7 @@ func New(o Options) (*Mesh, error) {
 	m := &Mesh{
 		guard: guard,
 		opt:   o, incarnation: rand.Uint32N(1<<32-1) + 1, open: make(map[string]*Listener),
-		intercept: chain(o.Interceptors), health: health.NewServer(),
+		intercept: chain(o.Interceptors), health: health.NewServer(), targets: targetCache{seed: maphash.MakeSeed()}, codec: newCodec(),
 	}
 	m.reg = registry.New(m.incarnation)
 	m.process = m.NewService(m.answerProcess, Concurrent(0))

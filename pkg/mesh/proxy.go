@@ -4,9 +4,6 @@ import (
 	"context"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/encoding"
-	protocodec "google.golang.org/grpc/encoding/proto"
-	"google.golang.org/grpc/mem"
 )
 
 // Proxy stands for one target. It is cheap to make, safe to share, and stays
@@ -15,7 +12,7 @@ import (
 type Proxy struct {
 	mesh   *Mesh
 	text   string
-	target target
+	target *target
 	err    error
 }
 
@@ -23,7 +20,7 @@ type Proxy struct {
 // use.
 func (m *Mesh) Proxy(target string) *Proxy {
 	p := &Proxy{mesh: m, text: target}
-	p.target, p.err = parseTarget(target)
+	p.target, p.err = m.targets.parsed(target)
 	return p
 }
 
@@ -61,7 +58,7 @@ func (p *Proxy) Invoke(ctx context.Context, method string, args, reply any, opts
 		return invalidTarget(p.text, method, p.err)
 	}
 	o := collect(opts)
-	payload, err := marshal(args)
+	payload, err := p.mesh.codec.marshal(args)
 	if err != nil {
 		return p.target.fails(NotSent, ErrInvalidRequest, method, "the request cannot be encoded: "+err.Error())
 	}
@@ -70,7 +67,7 @@ func (p *Proxy) Invoke(ctx context.Context, method string, args, reply any, opts
 	if err != nil || o.post {
 		return err
 	}
-	if err := unmarshal(bytes, reply); err != nil {
+	if err := p.mesh.codec.unmarshal(bytes, reply); err != nil {
 		return p.target.fails(HandlerFailed, ErrInvalidRequest, method, "the reply cannot be decoded: "+err.Error())
 	}
 	return nil
@@ -83,18 +80,4 @@ func (p *Proxy) NewStream(_ context.Context, _ *grpc.StreamDesc, method string, 
 		return nil, invalidTarget(p.text, method, p.err)
 	}
 	return nil, p.target.fails(NotSent, ErrUnknownMethod, method, noStreams)
-}
-
-// marshal and unmarshal are gRPC's own protobuf codec.
-func marshal(v any) ([]byte, error) {
-	bufs, err := encoding.GetCodecV2(protocodec.Name).Marshal(v)
-	if err != nil {
-		return nil, err
-	}
-	defer bufs.Free()
-	return bufs.Materialize(), nil
-}
-
-func unmarshal(b []byte, v any) error {
-	return encoding.GetCodecV2(protocodec.Name).Unmarshal(mem.BufferSlice{mem.SliceBuffer(b)}, v)
 }

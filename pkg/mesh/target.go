@@ -2,8 +2,10 @@ package mesh
 
 import (
 	"fmt"
+	"hash/maphash"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/meshnode/meshnode/pkg/channel"
 	"github.com/meshnode/meshnode/pkg/registry"
@@ -23,50 +25,73 @@ type target struct {
 	node   string
 	name   string // with its sign; "" where it is a handle
 	handle Handle
+	route  channel.Route
 }
 
 // parseTarget splits NODE@NAME, NODE.NAME or NODE:HANDLE.
-func parseTarget(s string) (target, error) {
+func parseTarget(s string) (*target, error) {
 	i := strings.IndexAny(s, "@.:")
 	switch {
 	case i < 0:
-		return target{}, fmt.Errorf("it has no service: write NODE@NAME, NODE.NAME or NODE:HANDLE")
+		return nil, fmt.Errorf("it has no service: write NODE@NAME, NODE.NAME or NODE:HANDLE")
 	case i == 0:
-		return target{}, fmt.Errorf("it has no node: write NODE@NAME, NODE.NAME or NODE:HANDLE")
+		return nil, fmt.Errorf("it has no node: write NODE@NAME, NODE.NAME or NODE:HANDLE")
 	case i == len(s)-1:
-		return target{}, fmt.Errorf("nothing follows %q: write NODE@NAME, NODE.NAME or NODE:HANDLE", s[i:])
+		return nil, fmt.Errorf("nothing follows %q: write NODE@NAME, NODE.NAME or NODE:HANDLE", s[i:])
 	}
-	t := target{text: s, node: s[:i]}
+	t := &target{text: s, node: s[:i]}
 	if err := channel.CheckNode(t.node); err != nil {
-		return target{}, fmt.Errorf("node: %w", err)
+		return nil, fmt.Errorf("node: %w", err)
 	}
 	if s[i] == ':' {
 		h, err := strconv.ParseUint(s[i+1:], 16, 64)
 		if err != nil || len(s)-i-1 != 16 {
-			return target{}, fmt.Errorf("a handle is 16 hex digits, as Query gives it")
+			return nil, fmt.Errorf("a handle is 16 hex digits, as Query gives it")
 		}
 		t.handle = Handle(h)
 		return t, nil
 	}
 	name, err := registry.CanonicalName(s[i:])
 	if err != nil {
-		return target{}, err
+		return nil, err
 	}
 	t.name = name
 	return t, nil
 }
 
-// resolve is parseTarget with the error that a caller of method gets.
-func resolve(s, method string) (target, error) {
-	t, err := parseTarget(s)
+// targetCache remembers targets that were parsed, because callers give the same
+// few again and again. It is a table of fixed size: a target is where its hash
+// says, or has been replaced by another.
+type targetCache struct {
+	seed  maphash.Seed
+	slots [256]atomic.Pointer[target]
+}
+
+// parsed is parseTarget; the target is shared and must not be changed.
+func (c *targetCache) parsed(s string) (*target, error) {
+	slot := &c.slots[maphash.String(c.seed, s)%uint64(len(c.slots))]
+	if t := slot.Load(); t != nil && t.text == s {
+		return t, nil
+	}
+	t, err := parseTarget(strings.Clone(s)) // s may be a piece of something large
 	if err != nil {
-		return target{}, invalidTarget(s, method, err)
+		return nil, err
+	}
+	slot.Store(t)
+	return t, nil
+}
+
+// resolve finds a target, with the error that a caller of method gets.
+func (m *Mesh) resolve(s, method string) (*target, error) {
+	t, err := m.targets.parsed(s)
+	if err != nil {
+		return nil, invalidTarget(s, method, err)
 	}
 	return t, nil
 }
 
 func invalidTarget(s, method string, why error) error {
-	return target{text: s}.fails(NotSent, ErrInvalidTarget, method, fmt.Sprintf("invalid target %q: %v", cut(s), why))
+	return (&target{text: s}).fails(NotSent, ErrInvalidTarget, method, fmt.Sprintf("invalid target %q: %v", cut(s), why))
 }
 
 // cut keeps a text that someone gave from filling a message.
