@@ -58,6 +58,7 @@ func (l *connListener) keep(conn net.Conn) *keptConn {
 		return nil
 	}
 	k := &keptConn{Conn: conn, l: l}
+	k.ready.init(conn)
 	l.conns[k] = struct{}{}
 	return k
 }
@@ -80,6 +81,7 @@ func (l *connListener) cutAll() {
 type keptConn struct {
 	net.Conn
 	l      *connListener
+	ready  readyRead
 	linked bool // under l.mu
 }
 
