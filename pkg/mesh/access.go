@@ -68,6 +68,9 @@ func newGuard(o *Options) (*guard, error) {
 		o.Logger = zap.NewNop()
 	}
 	g := &guard{tls: o.TLS, log: o.Logger.WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core {
+		if !c.Enabled(zapcore.FatalLevel) {
+			return c // nobody reads it, and a sampler is 450 KiB
+		}
 		return zapcore.NewSamplerWithOptions(c, time.Second, 20, 1000) // a second's first 20 of each kind
 	}))}
 	g.rules.Store(o.Rules)
