@@ -1,0 +1,605 @@
+import type { Metadata, MethodDefinition } from "@grpc/grpc-js";
+
+import { Backoff } from "./backoff.js";
+import { type Condition, MeshError, textOf, type Trouble, trouble } from "./errors.js";
+import { type Frame, Reason } from "./gen/mesh/v1/cluster.js";
+import { PingRequest, PingResponse, QueryRequest, QueryResponse } from "./gen/mesh/v1/process.js";
+import { fromMetadata, headerBytes, maxHeaderBytes } from "./headers.js";
+import { type CommonOptions, helloOf, type Peer, type Settings, settingsOf } from "./hello.js";
+import { addressOf, BadTarget, checkName, Message } from "./message.js";
+import { Outlet, partRoom } from "./outlet.js";
+import { type Batch, type Dial, type DialOptions, dialOf, type Role, Wire } from "./wire.js";
+
+/** How long a node that said goaway counts as leaving: its failed dials are told to nobody. */
+const leavingMs = 30_000;
+
+/** Options of a {@link Link}. */
+export interface LinkOptions extends CommonOptions, DialOptions {
+  /** The node's name as this process calls it, for its log and for errors. Default none. */
+  node?: string;
+  /** How many calls may wait to be sent. Default 16384. */
+  lineCalls?: number;
+  /** How many bytes of pushes may wait to be sent. Default 4194304. */
+  linePushBytes?: number;
+  /** How long a push waits for room in the line, in ms. Default 1000. */
+  sendWaitMs?: number;
+  /** Is told of each change of the link's state, in order. */
+  onState?: (state: LinkState) => void;
+}
+
+/** The state of a link: "lost" has the reason and goes on by itself when there is something to send. */
+export type LinkState =
+  | { state: "idle" | "connecting" | "closed" }
+  | { state: "up"; peer: Peer }
+  | { state: "leaving" | "lost"; reason: string };
+
+/** Options of a single message. */
+export interface SendOptions {
+  /** Its deadline, in ms from now. The handler knows it. Default none. */
+  timeoutMs?: number;
+  /** Gives it up: the handler is told. */
+  signal?: AbortSignal;
+  /** gRPC metadata for the handler, "traceparent" among them. 8 KiB at most. */
+  headers?: Metadata;
+  /** A skynet trace tag. */
+  traceTag?: string;
+  /** Fails at once while the link pauses after a failed try, rather than wait for the next one. */
+  noWait?: boolean;
+  /** Waits on when a try to open the link fails, rather than fail with it. */
+  waitUp?: boolean;
+}
+
+/** What a handler answered. */
+export interface Reply {
+  payload: Buffer;
+  headers: Metadata;
+  trailers: Metadata;
+}
+
+/** What a link counted since it was made. */
+export interface LinkStats {
+  /** Tries to open it, and how many of them failed. */
+  dials: number;
+  dialsFailed: number;
+  /** Pushes that were accepted and certainly did not run: a goaway did not take them, or the link never opened again. */
+  pushesLost: number;
+}
+
+/**
+ * A link to one node: calls and pushes go up, answers come down. It is opened
+ * by the first message, and again, after a break, by the next one. Messages to
+ * one target leave in the order in which they were made.
+ *
+ * A message that is made while the link is not open waits in its line. The
+ * bytes of a payload are copied when it is made.
+ */
+export class Link {
+  readonly stats: LinkStats = { dials: 0, dialsFailed: 0, pushesLost: 0 };
+  readonly node: string;
+
+  private readonly settings: Settings;
+  private readonly dialing: Omit<Dial, "hello">;
+  private readonly backoff: Backoff;
+  private readonly lineCalls: number;
+  private readonly linePushBytes: number;
+  private readonly sendWaitMs: number;
+  private readonly onState: (state: LinkState) => void;
+
+  private phase: "idle" | "dialling" | "open" | "pause" = "idle";
+  private current: Outlet | undefined;
+  private wires = new Set<Wire>(); // all that have not ended
+  private line = new Set<Message>();
+  private room = new Set<Message>(); // pushes that wait for room in the line
+  private calls = 0; // waiting ones
+  private pushBytes = 0;
+  private order = 0;
+  private lastError: Trouble | undefined; // of the last try
+  private leftUntil = -Infinity; // the node is leaving until then
+  private pauseTimer: NodeJS.Timeout | undefined;
+  private upWaiters = new Set<Message>(); // connect(): no message at all
+  private closing: Promise<void> | undefined;
+  private allEnded: (() => void) | undefined;
+
+  /**
+   * Makes a link. Nothing is dialled yet.
+   *
+   * @param address where the node listens: `host:port`, `[IPv6]:port` or `unix:/path`
+   * @throws TypeError, RangeError where the address or an option cannot be used
+   */
+  constructor(address: string, options: LinkOptions = {}) {
+    this.settings = settingsOf(options);
+    this.node = options.node ?? "";
+    if (this.node !== "" && !/^(?!__)[\w-]{1,255}$/.test(this.node)) {
+      throw new TypeError(`node ${JSON.stringify(this.node)}: a node name has 1 to 255 letters, digits, "_" and "-", and does not begin with "__"`);
+    }
+    const { connectTimeoutMs, maxBatchBytes, backoffMinMs, backoffMaxMs } = this.settings;
+    this.dialing = { kind: "link", connectTimeoutMs, maxBatchBytes, ...dialOf(address, options) };
+    this.backoff = new Backoff(backoffMinMs, backoffMaxMs);
+    this.lineCalls = options.lineCalls ?? 16384;
+    this.linePushBytes = options.linePushBytes ?? 4 << 20;
+    this.sendWaitMs = options.sendWaitMs ?? 1000;
+    this.onState = options.onState ?? (() => undefined);
+  }
+
+  /** The node's address. */
+  get address(): string {
+    return this.dialing.address;
+  }
+
+  /** The process at the other end, while the link is open. */
+  get peer(): Peer | undefined {
+    return this.current?.peer;
+  }
+
+  /**
+   * Calls a service and resolves with its one reply.
+   *
+   * @param target `"@name"`, `".name"`, or a handle: `":"` and 16 hex digits, or a bigint
+   * @param method free text for plain handlers, at most 1 KiB; a full gRPC method for stubs
+   * @param payload at most what the node takes, 64 MiB by default
+   * @throws MeshError, whose verdict says whether it may have been executed
+   */
+  async call(target: string | bigint, method: string, payload: Uint8Array | string = "", options: SendOptions = {}): Promise<Reply> {
+    return this.send(target, method, payload, options, false);
+  }
+
+  /**
+   * Sends a one-way message. Resolves when it stands in the line of an open
+   * link; what happens to it later is told to nobody ({@link stats} counts what
+   * a goaway loses). Where the line is full it waits, at most `sendWaitMs`.
+   *
+   * @throws MeshError: not sent
+   */
+  async push(target: string | bigint, method: string, payload: Uint8Array | string = "", options: SendOptions = {}): Promise<void> {
+    await this.send(target, method, payload, options, true);
+  }
+
+  /**
+   * Calls a unary method of a generated service definition (ts-proto,
+   * grpc-tools, proto-loader): `link.invoke("@sdb", SimpleDBServiceService.get, { key })`.
+   */
+  async invoke<Req, Res>(target: string | bigint, method: MethodDefinition<Req, Res>, request: Req, options: SendOptions = {}): Promise<Res> {
+    if (method.requestStream || method.responseStream) throw new TypeError(`${method.path} is a streaming method: call it through a gateway`);
+    const reply = await this.call(target, method.path, method.requestSerialize(request), options);
+    return method.responseDeserialize(reply.payload);
+  }
+
+  /** Asks for the handle behind a name (`"@sdb"`). It stays valid for this life of the process. */
+  async query(name: string, options: SendOptions = {}): Promise<bigint> {
+    const reply = await this.send(0n, "Query", QueryRequest.encode({ name }).finish(), options, false, name);
+    return QueryResponse.decode(reply.payload).handle;
+  }
+
+  /** Asks the process at the other end for its payload back, its name and its incarnation. */
+  async ping(payload: Uint8Array = new Uint8Array(), options: SendOptions = {}): Promise<{ payload: Buffer; process: string; incarnation: number }> {
+    const reply = await this.call(0n, "Ping", PingRequest.encode({ payload: Buffer.from(payload) }).finish(), options);
+    return PingResponse.decode(reply.payload);
+  }
+
+  /** Opens the link, if it is not open, and resolves when it is. */
+  async connect(options: Pick<SendOptions, "timeoutMs" | "signal" | "noWait" | "waitUp"> = {}): Promise<Peer> {
+    if (this.current) return this.current.peer;
+    const m = this.message("", { $case: "handle", value: 0n }, "", "", options, false);
+    await this.submit(m, options, this.upWaiters);
+    return this.current!.peer;
+  }
+
+  /**
+   * Ends the link in good order: what stands in the line is sent, calls get
+   * their answers, pushes are placed. After `drainMs` the rest is cut. Never
+   * rejects; what is made after it fails: not sent, CLOSED. Safe to call twice.
+   */
+  close(options: { timeoutMs?: number } = {}): Promise<void> {
+    this.closing ??= this.shut(options.timeoutMs ?? this.settings.drainMs);
+    return this.closing;
+  }
+
+  /** `await using link = new Link(...)` closes it. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  private async send(target: string | bigint, method: string, payload: Uint8Array | string, options: SendOptions, push: boolean, shown?: string): Promise<Reply> {
+    const text = shown ?? (typeof target === "bigint" ? `:${target.toString(16).padStart(16, "0")}` : target);
+    try {
+      if (shown !== undefined) checkName(shown);
+      const m = this.message(text, addressOf(target), method, payload, options, push);
+      const wrong =
+        Buffer.byteLength(method) > 1024 ? "the method is longer than 1024 bytes"
+        : headerBytes(m.parts.headers) + Buffer.byteLength(m.parts.traceTag) > maxHeaderBytes ? `the headers are longer than ${maxHeaderBytes} bytes`
+        : "";
+      if (wrong) throw this.error(trouble("not sent", "INVALID_REQUEST", `invalid request: ${wrong}`), text, method);
+      return await this.submit(m, options, this.line);
+    } catch (err) {
+      if (err instanceof BadTarget) throw this.error(trouble("not sent", err.reason, err.message), text, method);
+      throw err;
+    }
+  }
+
+  private error(t: Trouble, target: string, method: string): MeshError {
+    return new MeshError(t.verdict, { ...t, node: this.node, target, method });
+  }
+
+  private message(target: string, address: Message["parts"]["address"], method: string, payload: Uint8Array | string, o: SendOptions, push: boolean): Message {
+    if (o.timeoutMs !== undefined && !(o.timeoutMs >= 0)) throw new RangeError(`timeoutMs is ${o.timeoutMs}; it is a number of ms, 0 or more`);
+    return new Message(
+      {
+        target,
+        address,
+        method,
+        payload: Buffer.from(payload as Uint8Array), // of a text its UTF-8
+        headers: fromMetadata(o.headers),
+        traceTag: o.traceTag ?? "",
+        push,
+        noWait: o.noWait ?? false,
+        waitUp: o.waitUp ?? false,
+        due: o.timeoutMs === undefined ? Infinity : performance.now() + o.timeoutMs,
+      },
+      this.node,
+    );
+  }
+
+  /** Lets a message wait for what it needs, and its caller for its outcome. */
+  private submit(m: Message, o: SendOptions, where: Set<Message>): Promise<Reply> {
+    const refused = this.refuses(m);
+    if (refused) {
+      m.fail(refused);
+      return m.promise;
+    }
+    const timers: NodeJS.Timeout[] = [];
+    const leave = (reason: Condition, why: string) => this.leave(m, reason, why);
+    const aborted = () => {
+      const timeout = (o.signal!.reason as Error | undefined)?.name === "TimeoutError";
+      leave(timeout ? "DEADLINE_EXCEEDED" : "CANCELLED", timeout ? "the signal's time was over" : "the caller gave up");
+    };
+    m.onSettled = () => {
+      timers.forEach(clearTimeout);
+      o.signal?.removeEventListener("abort", aborted);
+    };
+    if (where === this.line) this.enqueue(m, timers);
+    else where.add(m);
+    if (o.timeoutMs !== undefined && o.timeoutMs !== Infinity) {
+      timers.push(setTimeout(() => leave("DEADLINE_EXCEEDED", "its deadline passed"), Math.min(o.timeoutMs, 2 ** 31 - 1)));
+    }
+    o.signal?.addEventListener("abort", aborted);
+    if (o.signal?.aborted) aborted();
+    if (m.settled) m.onSettled(); // a push that found an open link
+    this.kick();
+    return m.promise;
+  }
+
+  /** Says why a message cannot even wait. */
+  private refuses(m: Message): Trouble | undefined {
+    if (this.closing) return trouble("not sent", "CLOSED", "the link is closed");
+    if (this.phase === "pause" && m.parts.noWait) return this.lastError;
+    if (!m.push && this.calls >= this.lineCalls) return trouble("not sent", "OVERLOADED", `the line is full: ${this.calls} calls wait`);
+    return this.current?.refuses(m);
+  }
+
+  private enqueue(m: Message, timers: NodeJS.Timeout[]): void {
+    if (!m.push || (this.room.size === 0 && this.pushBytes < this.linePushBytes)) return this.stand(m);
+    m.place = "room";
+    this.room.add(m);
+    timers.push(
+      setTimeout(() => {
+        if (m.place !== "room") return; // it found room in time; now it waits for the node
+        this.room.delete(m);
+        m.fail(trouble("not sent", "OVERLOADED", `the line is full: ${this.pushBytes} bytes of pushes wait`));
+      }, this.sendWaitMs),
+    );
+  }
+
+  private stand(m: Message): void {
+    m.order = ++this.order;
+    m.place = "line";
+    this.line.add(m);
+    this.count(m, 1);
+    if (!this.current) return;
+    if (m.push) accept(m);
+    this.current.wire.wake();
+  }
+
+  private count(m: Message, by: 1 | -1): void {
+    if (m.push) this.pushBytes += by * m.size;
+    else this.calls += by;
+  }
+
+  /** Takes a message out of the line, and lets in what waits for room. */
+  private depart(m: Message): void {
+    this.line.delete(m);
+    this.current?.blocked.delete(m);
+    for (const held of this.current?.aside.values() ?? []) held.delete(m);
+    this.count(m, -1);
+    for (const waiting of this.room) {
+      if (this.pushBytes >= this.linePushBytes) break;
+      this.room.delete(waiting);
+      this.stand(waiting);
+    }
+  }
+
+  /** Its caller leaves. */
+  private leave(m: Message, reason: Condition, why: string): void {
+    if (m.settled) return;
+    const sent = m.place === "sent";
+    if (sent) m.out!.cancel(m);
+    else if (m.place === "room") this.room.delete(m);
+    else if (!this.upWaiters.delete(m)) this.depart(m);
+    if (!sent) m.place = "done";
+    const obstacle = !sent && !this.current && this.lastError ? `; the last try: ${this.lastError.message}` : "";
+    m.fail(trouble(sent ? "maybe executed" : "not sent", reason, sent ? `${why} after it was sent` : `${why} while it waited to be sent${obstacle}`));
+    this.current?.wire.wake(); // what stood behind it may pass now
+  }
+
+  /** Dials where someone waits and nothing is under way. */
+  private kick(): void {
+    if (this.phase !== "idle" || this.closing || this.line.size + this.room.size + this.upWaiters.size === 0) return;
+    this.phase = "dialling";
+    this.stats.dials++;
+    this.tell({ state: "connecting" });
+    const role: Role & { wire?: Wire; outlet?: Outlet } = {
+      opened: (peer) => {
+        // The constructor of Wire has returned long before a peer answers.
+        role.outlet = new Outlet(role.wire!, peer, this.settings);
+        this.opened(role.outlet);
+      },
+      frame: (frame) => this.frame(role.outlet!, frame),
+      fill: (batch) => this.fill(role.outlet!, batch),
+      ended: (cause) => {
+        this.wires.delete(role.wire!);
+        if (role.outlet) this.lost(role.outlet, cause);
+        else this.unreachable(cause!);
+        if (this.wires.size === 0) this.allEnded?.();
+      },
+    };
+    role.wire = new Wire({ ...this.dialing, hello: helloOf(this.settings, this.node) }, role);
+    this.wires.add(role.wire);
+  }
+
+  private opened(o: Outlet): void {
+    this.current = o;
+    this.phase = "open";
+    this.lastError = undefined;
+    for (const m of this.line) if (m.push) accept(m);
+    for (const m of this.upWaiters) accept(m);
+    this.upWaiters.clear();
+    this.tell({ state: "up", peer: o.peer });
+  }
+
+  private unreachable(cause: Error): void {
+    if (this.phase !== "dialling") return;
+    this.stats.dialsFailed++;
+    this.lastError = this.connectTrouble(cause);
+    this.pause();
+    const patient = performance.now() < this.leftUntil;
+    this.failWaiting(this.lastError, (m) => m.parts.noWait || (!m.parts.waitUp && !patient));
+    if (!this.closing) this.tell({ state: "lost", reason: this.lastError.message });
+  }
+
+  private connectTrouble(cause: Error): Trouble {
+    return trouble("not sent", "CONNECT_FAILED", `connect [${this.node}] (${this.address}): ${cause.message}`, cause);
+  }
+
+  private pause(): void {
+    this.phase = "pause";
+    if (this.closing) return;
+    this.pauseTimer = setTimeout(() => {
+      this.phase = "idle";
+      this.kick();
+    }, this.backoff.next());
+  }
+
+  /** Fails what waits, where which says so. */
+  private failWaiting(t: Trouble, which: (m: Message) => boolean): void {
+    for (const m of [...this.line, ...this.room, ...this.upWaiters]) {
+      if (!which(m)) continue;
+      if (m.push && m.settled) this.stats.pushesLost++;
+      if (m.place === "line") this.depart(m);
+      this.room.delete(m);
+      this.upWaiters.delete(m);
+      m.place = "done";
+      m.fail(t);
+    }
+  }
+
+  private frame(o: Outlet, frame: Frame): void {
+    const body = frame.body;
+    if (body?.$case === "goaway") {
+      this.goaway(o, Number(body.value.lastSession), body.value.message);
+    } else if (body?.$case === "failure" && body.value.reason === Reason.DRAINING && o.leaving) {
+      const m = o.flights.get(Number(frame.session));
+      if (m && !m.gone) this.resend(o, [m]);
+      else o.answer(frame);
+      this.kick();
+    } else if (body && o.answer(frame) === undefined && o.cancels.length === 0) {
+      o.overdue();
+      return;
+    }
+    o.overdue();
+    o.wire.wake(); // a place among the calls in flight may be free
+  }
+
+  /** Gives a link what it may send next: small frames first, then parts. */
+  private fill(o: Outlet, batch: Batch): boolean {
+    if (o.dead) return false;
+    o.fillCancels(batch);
+    if (o === this.current) this.fillLine(o, batch);
+    o.fillParts(batch, (push) => this.release(o, push));
+    const rest = o === this.current ? this.line.size + o.blocked.size : 0;
+    return batch.empty && o.ending && o.idle && rest === 0;
+  }
+
+  private fillLine(o: Outlet, batch: Batch): void {
+    for (let m = this.next(o); m; m = this.next(o)) {
+      if (!batch.fits(m.bound + (o.bulk.empty ? 0 : partRoom))) return;
+      this.depart(m);
+      o.begin(m);
+      batch.add(m.session, m.first(performance.now()));
+    }
+  }
+
+  /** Finds the message that may leave next, and sets aside those that may not. */
+  private next(o: Outlet): Message | undefined {
+    for (;;) {
+      const [blocked] = o.blocked;
+      if (blocked && o.bulk.mayBegin(blocked.payload.length)) return !blocked.push && o.full ? undefined : blocked;
+      const [m] = this.line;
+      if (!m || (!m.push && o.full)) return undefined;
+      const refused = o.refuses(m);
+      const held = o.aside.get(m.addressee);
+      if (refused) {
+        if (m.push && m.settled) this.stats.pushesLost++;
+        this.depart(m);
+        m.place = "done";
+        m.fail(refused);
+      } else if (held) {
+        this.setAside(m, held);
+      } else if (m.large && (o.blocked.size > 0 || !o.bulk.mayBegin(m.payload.length))) {
+        this.setAside(m, o.blocked);
+        if (m.push) o.holdBack(m);
+      } else {
+        return m;
+      }
+    }
+  }
+
+  private setAside(m: Message, where: Set<Message>): void {
+    this.line.delete(m);
+    m.place = "aside";
+    where.add(m);
+  }
+
+  /** Lets go what a large push has held back: it goes to the front. */
+  private release(o: Outlet, push: Message): void {
+    const held = o.aside.get(push.addressee);
+    o.aside.delete(push.addressee);
+    if (held?.size) this.putBack(held);
+  }
+
+  /** Puts messages back where their order belongs. */
+  private putBack(back: Iterable<Message>): void {
+    this.line = new Set([...back, ...this.line].sort((a, b) => a.order - b.order));
+    for (const m of this.line) m.place = "line";
+    this.current?.wire.wake();
+  }
+
+  /** Takes calls that certainly did not start from a link, for the next one. */
+  private resend(o: Outlet, calls: Message[]): void {
+    for (const m of calls) {
+      o.drop(m);
+      m.out = undefined;
+      m.place = "done";
+    }
+    const back = calls.filter((m) => !m.settled);
+    if (this.closing && !this.current) {
+      for (const m of back) m.fail(trouble("not sent", "GOAWAY", "the node left and did not take it, and the link is closed"));
+      return;
+    }
+    for (const m of back) this.count(m, 1);
+    this.putBack(back);
+  }
+
+  /** The link is the current one no longer; what waits on it goes back to the line. */
+  private retire(o: Outlet): void {
+    if (this.current !== o) return;
+    this.current = undefined;
+    this.phase = "idle";
+    const waiting = [o.blocked, ...o.aside.values()].flatMap((set) => [...set]);
+    o.blocked.clear();
+    o.aside.clear();
+    this.putBack(waiting);
+  }
+
+  private goaway(o: Outlet, last: number, why: string): void {
+    if (o.leaving) return;
+    o.leaving = o.ending = true;
+    const now = performance.now();
+    if (o === this.current) {
+      this.leftUntil = now + leavingMs;
+      this.retire(o);
+      if (last === 0 && now - o.openedAt < this.settings.backoffMinMs) {
+        this.lastError = this.connectTrouble(new Error("the node is leaving")); // it opened only to leave
+        this.pause();
+      } else {
+        this.backoff.reset();
+      }
+      this.tell({ state: "leaving", reason: why });
+    }
+    const untaken = [...o.flights].filter(([session]) => session > last).map(([, m]) => m);
+    this.stats.pushesLost += Math.max(0, o.session - last) - untaken.length;
+    o.bulk.stopWhere((m) => m.push && Number(m.session) > last);
+    this.resend(o, untaken);
+    if (this.closing) this.failWaiting(trouble("not sent", "CLOSED", "the link is closed, and the node left"), () => true);
+    this.kick();
+  }
+
+  private lost(o: Outlet, cause: Error | undefined): void {
+    o.dead = true;
+    const was = this.current === o;
+    const reason = cause?.message ?? "the node ended the link";
+    this.retire(o);
+    const broken = trouble("maybe executed", "LINK_BROKEN", `link to [${this.node}] broke: ${reason}`, cause);
+    for (const m of [...o.flights.values()]) {
+      o.drop(m);
+      m.place = "done";
+      m.fail(broken);
+    }
+    if (!was) return;
+    if (this.closing) {
+      this.failWaiting(trouble("not sent", "CLOSED", `the link is closed, and it broke: ${reason}`), () => true);
+      return;
+    }
+    // A link that breaks soon after it opened counts as a failed try, so that a
+    // node that dies again and again is not dialled without a pause.
+    if (performance.now() - o.openedAt < this.settings.backoffMaxMs) {
+      this.lastError = this.connectTrouble(new Error(reason, { cause }));
+      this.pause();
+      this.failWaiting(this.lastError, (m) => m.parts.noWait);
+    } else {
+      this.backoff.reset();
+    }
+    this.tell({ state: "lost", reason });
+    this.kick();
+  }
+
+  private async shut(drainMs: number): Promise<void> {
+    await undefined; // so that closing is set
+    clearTimeout(this.pauseTimer);
+    const closed = trouble("not sent", "CLOSED", "the link is closed");
+    this.failWaiting(closed, (m) => !this.current || m.place !== "line");
+    if (!this.current) for (const wire of this.wires) if (!wire.peer) wire.end(new Error("the link is closed"));
+    if (this.current) {
+      this.current.ending = true;
+      this.current.wire.wake();
+    }
+    if (this.wires.size > 0) await this.drain(drainMs);
+    this.tell({ state: "closed" });
+  }
+
+  /** Waits until every wire has ended, and cuts them when the time is over. */
+  private drain(drainMs: number): Promise<void> {
+    return new Promise((resolve) => {
+      const cut = setTimeout(() => {
+        for (const wire of [...this.wires]) wire.end(new Error("the drain time was over"));
+      }, drainMs);
+      this.allEnded = () => {
+        clearTimeout(cut);
+        resolve();
+      };
+    });
+  }
+
+  private tell(state: LinkState): void {
+    try {
+      this.onState(state);
+    } catch (err) {
+      queueMicrotask(() => {
+        throw new Error(`onState failed: ${textOf(err)}`, { cause: err }); // the user's mistake, not the link's
+      });
+    }
+  }
+}
+
+/** A push, or a connect(), has what it waited for. */
+function accept(m: Message): void {
+  m.succeed(undefined as unknown as Reply);
+}
