@@ -33,7 +33,9 @@ const codes = {
   INVALID_NAME: INVALID_ARGUMENT,
   INVALID_REQUEST: INVALID_ARGUMENT,
   NAME_NOT_FOUND: NOT_FOUND,
+  NAME_TAKEN: status.ALREADY_EXISTS,
   STALE_HANDLE: FAILED_PRECONDITION,
+  LOOP: FAILED_PRECONDITION,
   UNKNOWN_METHOD: status.UNIMPLEMENTED,
   NOT_PERMITTED: status.PERMISSION_DENIED,
   EXPIRED: status.DEADLINE_EXCEEDED,
@@ -123,6 +125,9 @@ const reasons: Partial<Record<Reason, [Verdict, Condition]>> = {
   [Reason.CANCELLED]: ["maybe executed", "CANCELLED"],
   [Reason.NOT_PERMITTED]: ["rejected", "NOT_PERMITTED"],
   [Reason.INVALID_REQUEST]: ["rejected", "INVALID_REQUEST"],
+  [Reason.NAME_TAKEN]: ["rejected", "NAME_TAKEN"],
+  [Reason.LINK_BROKEN]: ["maybe executed", "LINK_BROKEN"],
+  [Reason.LOOP]: ["rejected", "LOOP"],
 };
 
 /** Turns a failure of the peer into the caller's trouble. */

@@ -30,7 +30,7 @@ export interface Incoming {
 }
 
 /** What a handler returns: a payload, or a payload with headers and trailers. */
-export type Outcome = Uint8Array | string | Partial<Reply> | void;
+export type Outcome = Uint8Array | string | { payload?: Uint8Array | string; headers?: Metadata; trailers?: Metadata } | void;
 
 /** Answers the requests for a name. */
 export type Handler = (request: Incoming) => Outcome | Promise<Outcome>;
@@ -116,5 +116,6 @@ export function replyFrom(outcome: Outcome): Reply {
   };
   if (outcome === undefined || outcome === null) return { payload: Buffer.alloc(0), headers: new Metadata(), trailers: new Metadata() };
   if (typeof outcome === "string" || outcome instanceof Uint8Array) return { payload: bytes(outcome), headers: new Metadata(), trailers: new Metadata() };
+  if (typeof outcome !== "object") throw new TypeError(`a handler returned a ${typeof outcome}; it is a Uint8Array, a string, or an object with payload, headers, trailers`);
   return { payload: bytes(outcome.payload ?? ""), headers: outcome.headers ?? new Metadata(), trailers: outcome.trailers ?? new Metadata() };
 }

@@ -1,6 +1,6 @@
 import { isIP } from "node:net";
 
-import { type ChannelCredentials, type ChannelOptions, Client, type ClientDuplexStream, credentials, type ServiceError } from "@grpc/grpc-js";
+import { type ChannelCredentials, type ChannelOptions, Client, type ClientDuplexStream, credentials, Metadata, type ServiceError } from "@grpc/grpc-js";
 import { BinaryWriter } from "@bufbuild/protobuf/wire";
 
 import { textOf } from "./errors.js";
@@ -64,6 +64,7 @@ export interface Dial {
   connectTimeoutMs: number;
   maxBatchBytes: number;
   credentials: ChannelCredentials;
+  token: () => string;
   channelOptions: ChannelOptions;
 }
 
@@ -73,12 +74,14 @@ export interface DialOptions {
   credentials?: ChannelCredentials;
   /** Allows plaintext to other machines too. Default false. */
   insecure?: boolean;
+  /** The token that the team shares, where the node asks for one; a function is asked for each new stream. */
+  token?: string | (() => string);
   /** More options for the gRPC channel. They win over the helper's own. */
   channelOptions?: ChannelOptions;
 }
 
 /** Checks an address, and that nothing leaves the machine in clear unasked. */
-export function dialOf(address: string, options: DialOptions): Pick<Dial, "address" | "credentials" | "channelOptions"> {
+export function dialOf(address: string, options: DialOptions): Pick<Dial, "address" | "credentials" | "token" | "channelOptions"> {
   const parts = /^(?:\[([^\]]+)\]|([^:/[\]]+)):(\d{1,5})$/.exec(address);
   const host = parts?.[1] ?? parts?.[2] ?? "";
   if (!(address.startsWith("unix:") && address.length > 5) && (!parts || Number(parts[3]) > 65535 || (parts[1] !== undefined && isIP(host) !== 6))) {
@@ -91,6 +94,7 @@ export function dialOf(address: string, options: DialOptions): Pick<Dial, "addre
   return {
     address,
     credentials: options.credentials ?? credentials.createInsecure(),
+    token: typeof options.token === "function" ? options.token : () => (options.token as string | undefined) ?? "",
     channelOptions: options.channelOptions ?? {},
   };
 }
@@ -140,7 +144,10 @@ export class Wire {
       ...dial.channelOptions,
     });
     const method = dial.kind === "link" ? ClusterServiceService.link : ClusterServiceService.serve;
-    this.call = this.client.makeBidiStreamRequest(method.path, (batch: Batch) => batch.finish(), method.responseDeserialize);
+    const metadata = new Metadata();
+    const token = dial.token();
+    if (token) metadata.set("authorization", `Bearer ${token}`);
+    this.call = this.client.makeBidiStreamRequest(method.path, (batch: Batch) => batch.finish(), method.responseDeserialize, metadata);
     this.call.on("data", (message: { frames: Frame[] }) => this.take(message.frames));
     this.call.on("error", (err: ServiceError) => this.failed(err));
     this.call.on("end", () => this.finish(this.failure ?? (this.peer ? undefined : new Error("the node ended the link before its hello"))));
