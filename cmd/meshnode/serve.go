@@ -67,6 +67,7 @@ func (s *server) add(flags *pflag.FlagSet) {
 	flags.DurationVar(&s.drain, "drain", 10*time.Second, "how long calls that run may take at the end; 0: they are cut")
 	flags.BoolVar(&s.noWatch, "no-watch", false, "read the table's file only at the start and at SIGHUP")
 	flags.BoolVar(&s.allowServe, "allow-serve", false, "let programs that cannot listen register names here and answer for them")
+	flags.BoolVar(&s.allowForward, "allow-forward", false, "let programs have this process call other nodes for them (ClusterService.Call)")
 	flags.BoolVar(&s.insecure, "insecure", false, "speak plaintext with other machines too, where there is no TLS")
 	flags.StringVar(&s.logFormat, "log", "", "`FORMAT` of the log, json or console (default console on a terminal, else json)")
 	flags.StringVar(&s.logLevel, "log-level", "info", "least `LEVEL` that is logged: debug, info, warn or error")

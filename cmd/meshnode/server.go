@@ -27,6 +27,7 @@ type server struct {
 	drain                  time.Duration
 	noWatch, insecure      bool
 	allowServe             bool
+	allowForward           bool
 	logFormat, logLevel    string
 	gateways               gateways
 
@@ -90,7 +91,7 @@ func (s *server) parse() (err error) {
 
 // start joins the mesh: services first, so that nobody finds them missing.
 func (s *server) start() (err error) {
-	o := mesh.Options{Name: s.name, Source: s.source, Logger: s.log, DrainTime: s.drain, AllowServe: s.allowServe, Insecure: s.insecure}
+	o := mesh.Options{Name: s.name, Source: s.source, Logger: s.log, DrainTime: s.drain, AllowServe: s.allowServe, AllowForward: s.allowForward, Insecure: s.insecure}
 	if err := s.access.options(&o); err != nil {
 		return err
 	}

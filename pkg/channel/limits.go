@@ -55,6 +55,9 @@ type Limits struct {
 	// ProgramNames bounds the names that one such program registers: 256. One
 	// more is refused: overloaded.
 	ProgramNames int
+	// UnaryCalls bounds the unary calls of one listener: 1,024. One more is
+	// refused: overloaded.
+	UnaryCalls int
 }
 
 // Bounds that are part of the protocol, or that nobody needs to set.
@@ -107,6 +110,7 @@ func (l Limits) WithDefaults() Limits {
 		Links:              or(l.Links, 1024),
 		ProgramBytes:       or(l.ProgramBytes, 32<<20),
 		ProgramNames:       or(l.ProgramNames, 256),
+		UnaryCalls:         or(l.UnaryCalls, 1024),
 	}
 }
 

@@ -33,7 +33,9 @@ type Listener struct {
 	served   map[*Program]struct{}
 	links    tally // streams of Link
 	programs tally // streams of Serve
-	closed   bool  // takes no more
+	calls    tally // unary calls
+	calling  map[*context.CancelCauseFunc]struct{}
+	closed   bool // takes no more
 }
 
 var errLeaving = status.Error(codes.Unavailable, "the node is leaving")
@@ -45,7 +47,7 @@ func (m *Manager) Listen(node, addr string) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{m: m, node: node, gone: make(chan struct{}), over: make(chan struct{}), agents: make(map[*agent]struct{}), served: make(map[*Program]struct{})}
+	l := &Listener{m: m, node: node, gone: make(chan struct{}), over: make(chan struct{}), agents: make(map[*agent]struct{}), served: make(map[*Program]struct{}), calling: make(map[*context.CancelCauseFunc]struct{})}
 	l.lis = lis
 	l.srv = grpc.NewServer(append(m.serverOptions(), m.opt.ServerOptions...)...)
 	meshv1.RegisterClusterServiceServer(l.srv, l)
@@ -137,22 +139,24 @@ func (l *Listener) endLinks(ctx context.Context, except *Request) (first bool) {
 	}
 	l.closed = true
 	close(l.gone)
-	none := l.links.empty()
+	none, answered := l.links.empty(), l.calls.empty()
 	agents := slices.Collect(maps.Keys(l.agents))
 	l.mu.Unlock()
 	_ = l.lis.Close()
 	for _, a := range agents {
 		a.goaway("the listener closed")
 	}
-	if waitFor(none, ctx.Done()) {
+	if waitFor(none, ctx.Done()) && waitFor(answered, ctx.Done()) {
 		return true
 	}
 	for _, a := range agents {
 		a.expel()
 	}
+	l.endCalls()
 	// What expel answered may still leave, if the peer reads.
 	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
 	waitFor(none, flush.Done())
+	waitFor(answered, flush.Done())
 	cancel()
 	for _, a := range agents {
 		a.end(ErrDraining)

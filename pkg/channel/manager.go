@@ -33,6 +33,7 @@ type Manager struct {
 
 	mu        sync.RWMutex
 	senders   map[string]*sender
+	strangers int // of senders: those that meet has made
 	noWaiting bool
 	shut      bool // senders made from now on are closed
 	watchers  map[*Watcher]struct{}
@@ -157,7 +158,11 @@ func (m *Manager) all() []*sender {
 // error, for a push that it stands in the line of an open link. The error is
 // an *Error.
 func (m *Manager) Do(ctx context.Context, msg *Message) (Reply, error) {
-	if err := m.check(ctx, msg); err != nil {
+	err := m.check(ctx, msg)
+	if err == nil && msg.Hops > 0 {
+		err = m.meet(msg.Node)
+	}
+	if err != nil {
 		err.Node, err.Target, err.Method = msg.Node, msg.Target, msg.Method
 		return Reply{}, err
 	}
@@ -200,6 +205,28 @@ func (m *Manager) finish(c *call, o outcome) (Reply, error) {
 		o.reply.Payload = o.held.join()
 	}
 	return o.reply, nil
+}
+
+// maxStrangers bounds the nodes that only forwarded messages have named: what is
+// kept for each is kept for good, and others choose these names.
+const maxStrangers = 1024
+
+// meet refuses a forwarded message to one more node of which nothing is known.
+func (m *Manager) meet(name string) *Error {
+	if m.known(name) != nil {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.senders[name] != nil:
+		return nil
+	case m.strangers >= maxStrangers:
+		return NewError(NotSent, ErrAbsent, fmt.Sprintf("cluster node [%s] is absent, and forwarded messages wait for no more than %d such nodes.", name, maxStrangers))
+	}
+	m.strangers++
+	m.senders[name] = newSender(m, name)
+	return nil
 }
 
 // check refuses what could never be sent.

@@ -9,6 +9,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+
+	meshv1 "github.com/meshnode/meshnode/proto/mesh/v1"
 )
 
 // Options configure a Manager. Everything but Dispatcher must be set; pkg/mesh
@@ -33,6 +35,8 @@ type Options struct {
 	Dispatcher Dispatcher
 	// Registrar takes the programs that open Serve. Nil refuses them.
 	Registrar Registrar
+	// Unary answers the unary calls. Nil refuses them.
+	Unary func(context.Context, *meshv1.CallRequest) (*meshv1.CallResponse, error)
 	// ServerOptions and OnServer extend the gRPC server of each listener.
 	ServerOptions []grpc.ServerOption
 	OnServer      func(*grpc.Server)

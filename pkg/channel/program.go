@@ -124,8 +124,9 @@ func (p *Program) room() (load int, calls, pushes bool) {
 
 // Forward gives the program a message, under the name by which it serves it. It
 // returns false where the program takes none any more; the message is whole
-// then. Answers go to the message's Passed.
-func (p *Program) Forward(r *Request, name string, to Passed) (taken bool, refused *Failure) {
+// then. onBehalf is the identity of its first caller, where that is known.
+// Answers go to the message's Passed.
+func (p *Program) Forward(r *Request, name, onBehalf string, to Passed) (taken bool, refused *Failure) {
 	if r.Hops+1 >= MaxHops {
 		return true, Refuse(meshv1.Reason_REASON_LOOP, loopText)
 	}
@@ -136,7 +137,7 @@ func (p *Program) Forward(r *Request, name string, to Passed) (taken bool, refus
 	c.via, c.told, c.from = p, to, r
 	c.Message = Message{
 		Node: p.Peer.Process, Name: name, Target: name, Method: r.Method, Payload: r.TakePayload(), Headers: r.Headers,
-		Tag: r.Tag, Due: r.Due, Hops: r.Hops + 1, Push: r.Push,
+		Tag: r.Tag, Due: r.Due, Hops: r.Hops + 1, OnBehalf: onBehalf, Push: r.Push,
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

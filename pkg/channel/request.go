@@ -48,7 +48,10 @@ type Request struct {
 	Tag     string    // skynet trace tag
 	Due     time.Time // deadline, zero for none
 	Hops    uint32    // links that it went over before this one
-	Owner   any       // the dispatcher's own
+	// OnBehalf is for whom the peer says that it asks. Whether that is believed is
+	// for the dispatcher to say.
+	OnBehalf string
+	Owner    any // the dispatcher's own
 
 	agent     *agent
 	payload   []byte
@@ -167,7 +170,7 @@ func (f *Failure) wire() *meshv1.Failure {
 func (a *agent) request(f *frame, now time.Time) (*Request, *Failure) {
 	r := a.opt.Dispatcher.New()
 	r.Peer, r.Session, r.Name, r.Handle, r.Method, r.Push = &a.peer, f.session, f.name, f.handle, f.method, f.push
-	r.payload, r.held, r.Headers, r.Tag, r.Hops, r.agent = f.payload, f.held, f.headers, f.tag, f.hops, a
+	r.payload, r.held, r.Headers, r.Tag, r.Hops, r.OnBehalf, r.agent = f.payload, f.held, f.headers, f.tag, f.hops, f.onBehalf, a
 	if f.timeLeft > 0 {
 		r.Due = now.Add(time.Duration(min(f.timeLeft, uint64(maxTimeLeft.Microseconds()))) * time.Microsecond)
 	}

@@ -240,13 +240,34 @@ func leafOf(ctx context.Context) *x509.Certificate {
 	return info.State.PeerCertificates[0]
 }
 
+// caller is by whose identity a message is judged: that of the first caller,
+// where the peer says for whom it asks and a rule lets it be believed (the right
+// "behalf"), else the peer's own.
+func (g *guard) caller(r *channel.Request) access.Identity {
+	if name := g.behalf(r); name != "" {
+		return access.Identity{Names: []string{name}}
+	}
+	return access.Identity{Names: r.Peer.Identity}
+}
+
+// behalf is for whom the peer asks, where that is believed.
+func (g *guard) behalf(r *channel.Request) string {
+	if r.OnBehalf == "" {
+		return ""
+	}
+	if rules := g.rules.Load(); rules == nil || !rules.May(access.Identity{Names: r.Peer.Identity}, access.Behalf) {
+		return ""
+	}
+	return r.OnBehalf
+}
+
 // refuses says why a peer may not have a message handled, by the rules.
 func (g *guard) refuses(r *channel.Request, s *Service) *channel.Failure {
 	rules := g.rules.Load()
 	if rules == nil {
 		return nil
 	}
-	id := access.Identity{Names: r.Peer.Identity}
+	id := g.caller(r)
 	allowed := false
 	switch {
 	case r.Name == "" && r.Handle == 0 && r.Method == methodQuery:
@@ -259,7 +280,7 @@ func (g *guard) refuses(r *channel.Request, s *Service) *channel.Failure {
 	if allowed {
 		return nil
 	}
-	g.log.Warn("refused: not permitted by the rules", zap.String("peer", r.Peer.Process), zap.Strings("identity", r.Peer.Identity),
+	g.log.Warn("refused: not permitted by the rules", zap.String("peer", r.Peer.Process), zap.Strings("identity", r.Peer.Identity), zap.Strings("as", id.Names),
 		zap.String("addr", r.Peer.Addr), zap.String("service", quoted(r)), zap.String("method", cut(r.Method)))
 	return channel.Refuse(meshv1.Reason_REASON_NOT_PERMITTED, "not permitted: no rule of this process lets you call "+quoted(r)+" "+fmt.Sprintf("%q", cut(r.Method)))
 }

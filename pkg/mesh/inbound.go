@@ -303,8 +303,11 @@ type Caller struct {
 	Session uint64
 	// Push says that nobody waits for a reply.
 	Push bool
-	// Hops says how often it was passed on before; see Forwarded.
-	Hops int
+	// Hops says how often it was passed on before; see Forwarded. OnBehalf is the
+	// identity of the first caller then, where a rule lets the peer that passes it
+	// on be believed (the right "behalf"); else "".
+	Hops     int
+	OnBehalf string
 	// Trace came with the message.
 	Trace Trace
 }
@@ -320,7 +323,7 @@ func CallerFrom(ctx context.Context) (Caller, bool) {
 	return Caller{
 		Process: r.Peer.Process, Incarnation: r.Peer.Incarnation, Node: r.Peer.Node, Addr: r.Peer.Addr,
 		Identity: access.Identity{Names: r.Peer.Identity}.String(),
-		Target:   in.address(), Method: r.Method, Session: r.Session, Push: r.Push, Hops: int(r.Hops), Trace: in.trace(),
+		Target:   in.address(), Method: r.Method, Session: r.Session, Push: r.Push, Hops: int(r.Hops), OnBehalf: in.mesh.guard.behalf(r), Trace: in.trace(),
 	}, true
 }
 

@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	meshv1 "github.com/meshnode/meshnode/proto/mesh/v1"
 )
 
 // chain makes one interceptor of several, the first outermost; nil of none.
@@ -30,22 +32,22 @@ func chain(is []grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
 }
 
 // streamInterceptors go around the streams of a listener: they act once per
-// link, not per message. Health checks are not logged.
+// link, not per message. Health checks and unary calls are not logged.
 func streamInterceptors(log *zap.Logger) []grpc.ServerOption {
 	rec := recovery.WithRecoveryHandlerContext(func(_ context.Context, p any) error {
 		log.Error("panic in a gRPC handler", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
 		return status.Error(codes.Internal, "internal error")
 	})
-	notHealth := selector.MatchFunc(func(_ context.Context, c interceptors.CallMeta) bool {
-		return c.Service != "grpc.health.v1.Health"
+	logged := selector.MatchFunc(func(_ context.Context, c interceptors.CallMeta) bool {
+		return c.Service != "grpc.health.v1.Health" && c.FullMethod() != meshv1.ClusterService_Call_FullMethodName
 	})
 	events := logging.WithLogOnEvents(logging.FinishCall)
 	return []grpc.ServerOption{
 		grpc.ChainStreamInterceptor(
-			selector.StreamServerInterceptor(logging.StreamServerInterceptor(zapLogger(log), events), notHealth),
+			selector.StreamServerInterceptor(logging.StreamServerInterceptor(zapLogger(log), events), logged),
 			recovery.StreamServerInterceptor(rec)),
 		grpc.ChainUnaryInterceptor(
-			selector.UnaryServerInterceptor(logging.UnaryServerInterceptor(zapLogger(log), events), notHealth),
+			selector.UnaryServerInterceptor(logging.UnaryServerInterceptor(zapLogger(log), events), logged),
 			recovery.UnaryServerInterceptor(rec)),
 	}
 }

@@ -72,6 +72,7 @@ func New(o Options) (*Mesh, error) {
 	if o.AllowServe {
 		co.Registrar = &m.programs
 	}
+	co.Unary = m.unary
 	co.ServerOptions = streamInterceptors(o.Logger)
 	co.OnServer = func(s *grpc.Server) { healthpb.RegisterHealthServer(s, m.health) }
 	m.ch = channel.NewManager(co)

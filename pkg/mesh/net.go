@@ -40,9 +40,7 @@ func (m *Mesh) Admit(ctx context.Context, md metadata.MD) (onBehalf string, err 
 	if err != nil {
 		return "", err
 	}
-	if m.guard.tokens.Load() != nil {
-		access.DropToken(md)
-	}
+	m.dropToken(md)
 	id := access.Identity{Names: names}
 	if rules := m.guard.rules.Load(); rules != nil && !rules.May(id, access.Forward) {
 		m.guard.log.Warn("refused: the rules do not let it have calls passed on", zap.Strings("identity", names))
@@ -51,6 +49,13 @@ func (m *Mesh) Admit(ctx context.Context, md metadata.MD) (onBehalf string, err 
 		return "", e
 	}
 	return id.String(), nil
+}
+
+// dropToken keeps the token from going on.
+func (m *Mesh) dropToken(md metadata.MD) {
+	if m.guard.tokens.Load() != nil {
+		access.DropToken(md)
+	}
 }
 
 // NetDial connects to an address through Options.Dial, in plaintext, and thus

@@ -72,6 +72,12 @@ type Options struct {
 	// for them (ClusterService.Serve). Whoever reaches a listener of this process
 	// may then take any name that is free, so it is off unless told.
 	AllowServe bool
+	// AllowForward lets programs that keep no stream have this process call other
+	// nodes for them (ClusterService.Call); where there are rules they need the
+	// right "forward" as well. What those nodes see is a call of this process, so it is off
+	// unless told. Calls to the services of this process need nothing: they are
+	// open to whoever may link.
+	AllowForward bool
 	// Insecure allows plaintext off loopback and unix sockets.
 	Insecure bool
 	// Dial and Listen replace package net's, for tests and proxies.

@@ -9,7 +9,7 @@ import (
 
 // hand gives the message to a program. Under the group's lock.
 func (in *inbound) hand(p *channel.Program, name string) {
-	taken, refused := p.Forward(&in.req, name, in)
+	taken, refused := p.Forward(&in.req, name, in.mesh.guard.caller(&in.req).String(), in)
 	switch {
 	case refused != nil:
 		in.refuse(refused)

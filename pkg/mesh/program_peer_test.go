@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/meshnode/meshnode/pkg/mesh"
@@ -43,10 +44,16 @@ func (s serveStream) Recv() (*meshv1.LinkResponse, error) {
 }
 
 // programOn opens Serve on a connection and says nothing yet.
-func (w *world) programOn(cc *grpc.ClientConn) *program {
+func (w *world) programOn(cc *grpc.ClientConn) *program { return w.programWith(cc, "") }
+
+// programWith shows a token, too.
+func (w *world) programWith(cc *grpc.ClientConn, token string) *program {
 	w.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Hour)
 	w.Cleanup(cancel)
+	if token != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+	}
 	s, err := meshv1.NewClusterServiceClient(cc).Serve(ctx)
 	if err != nil {
 		w.Fatal(err)

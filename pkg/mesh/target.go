@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"strconv"
@@ -28,6 +29,8 @@ type target struct {
 	route  channel.Route
 }
 
+var errHandle = errors.New("a handle is 16 hex digits, as Query gives it")
+
 // parseTarget splits NODE@NAME, NODE.NAME or NODE:HANDLE.
 func parseTarget(s string) (*target, error) {
 	i := strings.IndexAny(s, "@.:")
@@ -46,7 +49,7 @@ func parseTarget(s string) (*target, error) {
 	if s[i] == ':' {
 		h, err := strconv.ParseUint(s[i+1:], 16, 64)
 		if err != nil || len(s)-i-1 != 16 {
-			return nil, fmt.Errorf("a handle is 16 hex digits, as Query gives it")
+			return nil, errHandle
 		}
 		t.handle = Handle(h)
 		return t, nil
