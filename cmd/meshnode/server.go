@@ -114,6 +114,9 @@ func (s *server) start() (err error) {
 	s.log.Info("memory that peers can make this process hold, at most, beside the queues of the services",
 		zap.Int64("bytes_per_peer", limits.PerPeer()), zap.Int64("bytes_per_listener", limits.AllPeers()),
 		zap.Int("links_per_listener", limits.WithDefaults().Links))
+	if s.allowServe {
+		s.log.Info("programs may register names; memory for each, at most, the queues of its names included", zap.Int64("bytes_per_program", limits.PerProgram()))
+	}
 	if err := host(s.m, s.log, s.examples); err != nil {
 		return err
 	}

@@ -50,9 +50,9 @@ type Limits struct {
 	Links int
 	// ProgramBytes bounds the calls that a program that serves has and has not
 	// answered, beside its own bound of their number: 32 MiB. At it they wait in
-	// the queue of their name.
+	// the queue of their name, whose bytes it bounds too.
 	ProgramBytes int64
-	// ProgramNames bounds the names that one such program registers: 256. One
+	// ProgramNames bounds the names that one such program registers: 64. One
 	// more is refused: overloaded.
 	ProgramNames int
 	// UnaryCalls bounds the unary calls of one listener: 1,024. One more is
@@ -109,7 +109,7 @@ func (l Limits) WithDefaults() Limits {
 		WindowBytes:        or(l.WindowBytes, 1<<20),
 		Links:              or(l.Links, 1024),
 		ProgramBytes:       or(l.ProgramBytes, 32<<20),
-		ProgramNames:       or(l.ProgramNames, 256),
+		ProgramNames:       or(l.ProgramNames, 64),
 		UnaryCalls:         or(l.UnaryCalls, 1024),
 	}
 }
@@ -122,6 +122,15 @@ func (l Limits) WithDefaults() Limits {
 func (l Limits) PerPeer() int64 {
 	l = l.WithDefaults()
 	return l.LinkReplyBytes + min(l.UnfinishedBytes, l.UnfinishedRequests) +
+		streamsPerConn*int64(l.WindowBytes) + int64(l.BatchBytes)
+}
+
+// PerProgram is the sum of the bounds of one program that serves: the calls and
+// pushes that it has, those that wait for its names, its unfinished replies, the
+// windows of its connection, and a batch being read.
+func (l Limits) PerProgram() int64 {
+	l = l.WithDefaults()
+	return l.ProgramBytes + l.LinePushBytes + int64(l.ProgramNames)*min(l.QueueBytes, l.ProgramBytes) + l.UnfinishedBytes +
 		streamsPerConn*int64(l.WindowBytes) + int64(l.BatchBytes)
 }
 

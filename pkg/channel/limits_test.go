@@ -15,7 +15,7 @@ func TestDefaultLimits(t *testing.T) {
 	want := Limits{
 		LineCalls: 16384, LinePushBytes: 4 << 20, CallsInFlight: 16384, QueueMessages: 16384, QueueBytes: 128 << 20, ServiceWaiting: 1024,
 		LinkReplyBytes: 128 << 20, ReplyBytes: 512 << 20, UnfinishedBytes: 64 << 20, UnfinishedRequests: 256 << 20,
-		MessageBytes: 64 << 20, BatchBytes: 256 << 10, WindowBytes: 1 << 20, Links: 1024, ProgramBytes: 32 << 20, ProgramNames: 256, UnaryCalls: 1024,
+		MessageBytes: 64 << 20, BatchBytes: 256 << 10, WindowBytes: 1 << 20, Links: 1024, ProgramBytes: 32 << 20, ProgramNames: 64, UnaryCalls: 1024,
 	}
 	if got := (Limits{}).WithDefaults(); got != want {
 		t.Errorf("the defaults are\n%+v, want\n%+v", got, want)

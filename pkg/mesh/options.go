@@ -32,7 +32,8 @@ type Options struct {
 	Logger *zap.Logger
 	// Interceptors run around every handler, the first outermost, as gRPC's
 	// do. For a method of a generated service they see its messages and full
-	// method; for a plain handler []byte and "/@name/METHOD".
+	// method; for a plain handler []byte and "/@name/METHOD". Messages that go on
+	// to a program (AllowServe) pass none of them: Rules guard those.
 	Interceptors []grpc.UnaryServerInterceptor
 	// Limits bound what is held. Default: see Limits.
 	Limits Limits
@@ -78,6 +79,10 @@ type Options struct {
 	// unless told. Calls to the services of this process need nothing: they are
 	// open to whoever may link.
 	AllowForward bool
+	// Schema lets a unary Call give its payload as JSON: it finds the schema of a
+	// full gRPC method by asking target, which is nil for the services of this
+	// process. Its error is the caller's. Default: none; JSON is refused.
+	Schema func(ctx context.Context, target grpc.ClientConnInterface, method string) (Transcoder, error)
 	// Insecure allows plaintext off loopback and unix sockets.
 	Insecure bool
 	// Dial and Listen replace package net's, for tests and proxies.

@@ -171,7 +171,7 @@ func TestBytesOfAProgramAreBounded(t *testing.T) {
 		p := w.program(nil, "@model")
 		payload := make([]byte, 1000)
 		var done []<-chan result
-		for i := range 5 {
+		for i := range 4 {
 			done = append(done, w.calling(caller, "db@model", fmt.Sprint(i), payload))
 		}
 		s0, _ := p.asked("0")
@@ -181,10 +181,8 @@ func TestBytesOfAProgramAreBounded(t *testing.T) {
 		s2, _ := p.asked("2")
 		p.rests()
 		p.say(rogueReply(s0, nil), rogueReply(s2, nil))
-		for i := 3; i < 5; i++ {
-			s, _ := p.asked(fmt.Sprint(i))
-			p.say(rogueReply(s, nil))
-		}
+		s3, _ := p.asked("3")
+		p.say(rogueReply(s3, nil))
 		for _, d := range done {
 			w.gets(d, "")
 		}

@@ -83,7 +83,7 @@ func (ps *programs) Register(p *channel.Program, name string, shared bool) (uint
 // found makes the group of a name that no program has.
 func (ps *programs) found(name string, shared bool) (*group, *channel.Failure) {
 	l := ps.m.opt.Limits
-	reg := ps.m.reg.NewPulled(registry.Limits{Messages: l.QueueMessages, Bytes: l.QueueBytes})
+	reg := ps.m.reg.NewPulled(registry.Limits{Messages: l.QueueMessages, Bytes: min(l.QueueBytes, l.ProgramBytes)})
 	if reg == nil {
 		return nil, channel.Refuse(meshv1.Reason_REASON_OVERLOADED, "overloaded: this process has no handles left for programs")
 	}

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,9 +25,7 @@ func (m *Mesh) unary(ctx context.Context, req *meshv1.CallRequest) (*meshv1.Call
 	md, _ := metadata.FromIncomingContext(ctx)
 	md = md.Copy()
 	var err error
-	if req.GetJson() != "" {
-		err = u.fails(NotSent, ErrInvalidRequest, "invalid request: json is not understood here; give the payload")
-	} else if strings.HasPrefix(req.GetTarget(), "@") || strings.HasPrefix(req.GetTarget(), ".") || strings.HasPrefix(req.GetTarget(), ":") {
+	if strings.HasPrefix(req.GetTarget(), "@") || strings.HasPrefix(req.GetTarget(), ".") || strings.HasPrefix(req.GetTarget(), ":") {
 		err = u.here(ctx, md)
 	} else {
 		err = u.there(ctx, md)
@@ -37,20 +36,75 @@ func (m *Mesh) unary(ctx context.Context, req *meshv1.CallRequest) (*meshv1.Call
 	if err != nil {
 		return nil, err
 	}
-	return &meshv1.CallResponse{Payload: u.reply}, nil
+	return u.response()
+}
+
+// Transcoder turns JSON into the request of one method, and its reply into JSON.
+type Transcoder interface {
+	// Request encodes a request; an error says what is wrong with the JSON.
+	Request(json string) ([]byte, error)
+	// Reply decodes a reply.
+	Reply(payload []byte) (json string, err error)
 }
 
 // unaryCall is one of them, with what came of it.
 type unaryCall struct {
 	m               *Mesh
 	req             *meshv1.CallRequest
-	text            target // for errors
+	text            target     // for errors
+	codec           Transcoder // of JSON; nil where the payload was given
+	payload         []byte
 	reply           []byte
 	header, trailer metadata.MD
 }
 
 func (u *unaryCall) fails(v Verdict, cause error, text string) error {
 	return u.text.fails(v, cause, u.req.GetMethod(), text)
+}
+
+// request is the payload, made of JSON where that was given.
+func (u *unaryCall) request(ctx context.Context, target grpc.ClientConnInterface) (err error) {
+	q := u.req
+	u.payload = q.GetPayload()
+	switch {
+	case q.GetJson() == "":
+		return nil
+	case len(u.payload) > 0:
+		return u.fails(NotSent, ErrInvalidRequest, "invalid request: payload and json are both set; one of them is the request")
+	case u.m.opt.Schema == nil:
+		return u.fails(NotSent, ErrInvalidRequest, "invalid request: this process finds no schemas (Options.Schema), so the request must be a payload, not json")
+	case !isFullMethod(q.GetMethod()):
+		return u.fails(NotSent, ErrInvalidRequest, "invalid request: json needs a full gRPC method, like /simpledb.v1.SimpleDBService/Get, and "+strconv.Quote(cut(q.GetMethod()))+" is none")
+	}
+	if u.codec, err = u.m.opt.Schema(ctx, target, q.GetMethod()); err != nil {
+		var own *Error
+		if errors.As(err, &own) {
+			return own
+		}
+		return u.fails(NotSent, ErrInvalidRequest, "invalid request: the schema of "+strconv.Quote(cut(q.GetMethod()))+" was not found: "+err.Error())
+	}
+	if u.payload, err = u.codec.Request(q.GetJson()); err != nil {
+		return u.fails(NotSent, ErrInvalidRequest, "invalid request: json: "+err.Error())
+	}
+	return nil
+}
+
+// response is the reply, as JSON where the request was.
+func (u *unaryCall) response() (*meshv1.CallResponse, error) {
+	if u.codec == nil || u.req.GetPush() {
+		return &meshv1.CallResponse{Payload: u.reply}, nil
+	}
+	json, err := u.codec.Reply(u.reply)
+	if err != nil {
+		return nil, u.fails(HandlerFailed, ErrInvalidRequest, "the reply cannot be told as JSON: "+err.Error())
+	}
+	return &meshv1.CallResponse{Json: json}, nil
+}
+
+func isFullMethod(s string) bool {
+	service, ok := strings.CutPrefix(s, "/")
+	at := strings.LastIndexByte(service, '/')
+	return ok && at > 0 && at < len(service)-1
 }
 
 // headers takes from gRPC's metadata what goes on, and how often the call was
@@ -90,22 +144,25 @@ func (u *unaryCall) there(ctx context.Context, md metadata.MD) error {
 	if err != nil {
 		return err
 	}
-	opts := []grpc.CallOption{Owned, Forwarded(hops, onBehalf), Headers(on), grpc.Header(&u.header), grpc.Trailer(&u.trailer)}
+	opts := []grpc.CallOption{Owned, Forwarded(hops, onBehalf), Headers(on)}
 	if q.GetNoWait() {
 		opts = append(opts, NoWait)
 	}
 	if q.GetTraceTag() != "" {
 		ctx = WithTrace(ctx, Trace{Tag: q.GetTraceTag()})
 	}
-	o := collect(opts)
-	u.reply, err = u.m.do(ctx, t, q.GetMethod(), q.GetPayload(), q.GetPush(), &o)
+	if err := u.request(ctx, optioned{&Proxy{mesh: u.m, text: t.text, target: t}, opts}); err != nil {
+		return err
+	}
+	o := collect(append(opts, grpc.Header(&u.header), grpc.Trailer(&u.trailer)))
+	u.reply, err = u.m.do(ctx, t, q.GetMethod(), u.payload, q.GetPush(), &o)
 	return err
 }
 
 // here gives the message to a service of this process.
 func (u *unaryCall) here(ctx context.Context, md metadata.MD) (err error) {
 	q := u.req
-	msg := &channel.Message{Target: q.GetTarget(), Method: q.GetMethod(), Payload: q.GetPayload(), Push: q.GetPush(), Tag: q.GetTraceTag()}
+	msg := &channel.Message{Target: q.GetTarget(), Method: q.GetMethod(), Push: q.GetPush(), Tag: q.GetTraceTag()}
 	if s, ok := strings.CutPrefix(q.GetTarget(), ":"); ok {
 		h, err := strconv.ParseUint(s, 16, 64)
 		if err != nil || len(s) != 16 {
@@ -136,9 +193,29 @@ func (u *unaryCall) here(ctx context.Context, md metadata.MD) (err error) {
 		}
 		msg.Due, _ = ctx.Deadline()
 	}
+	if err := u.request(ctx, nil); err != nil {
+		return err
+	}
+	msg.Payload = u.payload
 	reply, err := u.m.ch.DoHere(ctx, p, msg)
 	u.reply, u.header, u.trailer = reply.Payload, toMD(reply.Headers), toMD(reply.Trailers)
 	return err
+}
+
+// optioned is a proxy whose messages all have these options.
+type optioned struct {
+	*Proxy
+	opts []grpc.CallOption
+}
+
+// Invoke is the proxy's.
+func (o optioned) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	return o.Proxy.Invoke(ctx, method, args, reply, append(opts[:len(opts):len(opts)], o.opts...)...)
+}
+
+// NewStream is the proxy's.
+func (o optioned) NewStream(ctx context.Context, d *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	return o.Proxy.NewStream(ctx, d, method, append(opts[:len(opts):len(opts)], o.opts...)...)
 }
 
 // withoutTransport drops what is the transport's own, and what HTTP/2 cannot

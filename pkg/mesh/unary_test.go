@@ -323,3 +323,72 @@ func TestUnaryCallToAProgram(t *testing.T) {
 		p.say(rogueReply(s, []byte("late")))
 	})
 }
+
+// quotes is a schema whose JSON is the payload in quotes.
+type quotes struct{}
+
+// Request takes the quotes off.
+func (quotes) Request(json string) ([]byte, error) {
+	if len(json) < 2 {
+		return nil, errors.New("no quotes")
+	}
+	return []byte(json[1 : len(json)-1]), nil
+}
+
+// Reply puts them on.
+func (quotes) Reply(p []byte) (string, error) {
+	if string(p) == "bad" {
+		return "", errors.New("bad bytes")
+	}
+	return `"` + string(p) + `"`, nil
+}
+
+// JSON goes in and comes out where the process finds the schema of the method,
+// by asking the target.
+func TestUnaryCallWithJSON(t *testing.T) {
+	var asked []string
+	schema := func(_ context.Context, target grpc.ClientConnInterface, method string) (mesh.Transcoder, error) {
+		asked = append(asked, fmt.Sprint(target != nil, " ", method))
+		if method == "/s.S/None" {
+			return nil, errors.New("no such method")
+		}
+		return quotes{}, nil
+	}
+	forwarder(t, func(w *world, near, db *mesh.Mesh, c meshv1.ClusterServiceClient) {
+		for _, m := range []*mesh.Mesh{near, db} {
+			w.register(m, "json", func(_ context.Context, method string, p []byte) ([]byte, error) { return p, nil })
+		}
+		for target, want := range map[string]string{"db@json": "true /s.S/M", "@json": "false /s.S/M"} {
+			asked = nil
+			q := &meshv1.CallRequest{Target: target, Method: "/s.S/M", Json: `"a"`}
+			if r, err := c.Call(w.within(time.Minute), q); err != nil || r.GetJson() != `"a"` || r.GetPayload() != nil || !slices.Equal(asked, []string{want}) {
+				t.Errorf("%s: %v, %v, asked %q", target, r, err, asked)
+			}
+			for what, bad := range map[string]*meshv1.CallRequest{
+				"both":          {Method: "/s.S/M", Json: `"a"`, Payload: []byte("b")},
+				"not a method":  {Method: "M", Json: `"a"`},
+				"no quotes":     {Method: "/s.S/M", Json: `a`},
+				"no such":       {Method: "/s.S/None", Json: `"a"`},
+				"a bad reply":   {Method: "/s.S/M", Json: `"bad"`},
+				"not a method/": {Method: "/s.S/", Json: `"a"`},
+			} {
+				bad.Target = target
+				_, err := c.Call(w.within(time.Minute), bad)
+				reason, executed := info(t, err)
+				if ran := what == "a bad reply"; status.Code(err) != codes.InvalidArgument || reason != "INVALID_REQUEST" || ran != (executed == "yes") {
+					t.Errorf("%s, %s: %v (%s, %s)", target, what, err, reason, executed)
+				}
+			}
+			r, err := c.Call(w.within(time.Minute), &meshv1.CallRequest{Target: target, Method: "/s.S/M", Json: `"a"`, Push: true})
+			if err != nil || r.GetJson() != "" {
+				t.Errorf("push: %v, %v", r, err)
+			}
+		}
+	}, func(o *mesh.Options) { o.Schema = schema })
+	forwarder(t, func(w *world, _, _ *mesh.Mesh, c meshv1.ClusterServiceClient) {
+		_, err := c.Call(w.within(time.Minute), &meshv1.CallRequest{Target: "db@sdb", Method: "/s.S/M", Json: `"a"`})
+		if reason, _ := info(t, err); reason != "INVALID_REQUEST" || !strings.Contains(err.Error(), "schemas") {
+			t.Error(err)
+		}
+	})
+}

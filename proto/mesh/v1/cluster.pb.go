@@ -1766,7 +1766,8 @@ type CallRequest struct {
 	// payload of the request.
 	Payload []byte `protobuf:"bytes,3,opt,name=payload,proto3" json:"payload,omitempty"`
 	// json is the payload as JSON, instead of payload. The method must be a full
-	// gRPC method, and its node must answer reflection; the answer is JSON too.
+	// gRPC method, with its leading slash, and its service must answer gRPC
+	// reflection; the answer is JSON too. A process may refuse JSON.
 	Json string `protobuf:"bytes,4,opt,name=json,proto3" json:"json,omitempty"`
 	// push: the answer comes once the message stands in the line of an open link.
 	Push bool `protobuf:"varint,5,opt,name=push,proto3" json:"push,omitempty"`

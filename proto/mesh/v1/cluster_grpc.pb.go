@@ -91,8 +91,15 @@ type ClusterServiceClient interface {
 	Serve(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ServeRequest, ServeResponse], error)
 	// Call is one call, push or query for a program that keeps no stream: a
 	// shell script, a test. The gRPC deadline is the call's deadline, gRPC
-	// metadata its headers. An error is the gRPC status that a caller in the mesh
-	// would see, with the same google.rpc.ErrorInfo (domain "mesh").
+	// metadata its headers; a reply's headers and trailers come back as gRPC's. An
+	// error is the gRPC status that a caller in the mesh would see, with the same
+	// google.rpc.ErrorInfo (domain "mesh"). Other nodes are called only where the
+	// process was told to pass calls on: PERMISSION_DENIED otherwise.
+	//
+	// Whoever passes on a call that came to it says in the metadata "mesh-hops" how
+	// many hops it had made; at 8 it is refused. Other metadata that begins with
+	// "mesh-" is refused. A request may be as long as max_batch_bytes of Link's
+	// hello says (262144 by default), a reply 1048576; larger ones take a Link.
 	Call(ctx context.Context, in *CallRequest, opts ...grpc.CallOption) (*CallResponse, error)
 }
 
@@ -182,8 +189,15 @@ type ClusterServiceServer interface {
 	Serve(grpc.BidiStreamingServer[ServeRequest, ServeResponse]) error
 	// Call is one call, push or query for a program that keeps no stream: a
 	// shell script, a test. The gRPC deadline is the call's deadline, gRPC
-	// metadata its headers. An error is the gRPC status that a caller in the mesh
-	// would see, with the same google.rpc.ErrorInfo (domain "mesh").
+	// metadata its headers; a reply's headers and trailers come back as gRPC's. An
+	// error is the gRPC status that a caller in the mesh would see, with the same
+	// google.rpc.ErrorInfo (domain "mesh"). Other nodes are called only where the
+	// process was told to pass calls on: PERMISSION_DENIED otherwise.
+	//
+	// Whoever passes on a call that came to it says in the metadata "mesh-hops" how
+	// many hops it had made; at 8 it is refused. Other metadata that begins with
+	// "mesh-" is refused. A request may be as long as max_batch_bytes of Link's
+	// hello says (262144 by default), a reply 1048576; larger ones take a Link.
 	Call(context.Context, *CallRequest) (*CallResponse, error)
 	mustEmbedUnimplementedClusterServiceServer()
 }
