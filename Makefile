@@ -57,6 +57,12 @@ test: .bin/gotestsum ## all tests once, under the race detector (TESTFLAGS=, PKG
 race: .bin/gotestsum ## all tests COUNT (20) times under the race detector: the long run
 	$(call run_tests,race,-race -count=$(COUNT) -timeout=60m)
 
+.PHONY: test-faults
+test-faults: .bin/gotestsum ## break things: real processes, a fault proxy, network namespaces; a line a case, under 15 minutes
+	@mkdir -p $(RESULTS); rc=0; \
+	.bin/gotestsum --format testname --jsonfile $(RESULTS)/faults.json -- -race -count=1 -timeout=15m -tags faults $(TESTFLAGS) ./test/faults || rc=$$?; \
+	test/count.sh $(RESULTS)/faults.json; exit $$rc
+
 .PHONY: bench
 bench: ## measure beside the wire, grpc-go, NATS and proto.actor: all cells, about 15 minutes
 	go run -C test/bench .
@@ -86,7 +92,7 @@ lint: $(STATICCHECK) $(BUF) ## gofmt, go mod tidy, go vet, staticcheck; buf lint
 	echo "gofmt"; bad=$$(gofmt -l $(GO_FILES)); if [ -n "$$bad" ]; then echo "not formatted (gofmt -w):"; echo "$$bad"; rc=1; fi; \
 	for dir in . tools test/bench; do \
 		echo "go mod tidy -diff ($$dir)"; go -C $$dir mod tidy -diff || rc=1; \
-		echo "go vet ($$dir)"; go -C $$dir vet ./... || rc=1; \
+		echo "go vet ($$dir)"; go -C $$dir vet -tags faults ./... || rc=1; \
 		echo "staticcheck ($$dir)"; (cd $$dir && $(CURDIR)/$(STATICCHECK) ./...) || rc=1; \
 	done; \
 	echo "buf lint"; $(BUF) lint || rc=1; \

@@ -8,11 +8,12 @@ import (
 )
 
 // newLogger makes a logger that writes one line an event to standard error. What
-// peers say stands in fields only, which both encoders quote.
-func newLogger(format, level string) (*zap.Logger, error) {
+// peers say stands in fields only, which both encoders quote. flush is to be
+// called last.
+func newLogger(format, level string) (_ *zap.Logger, flush func(), err error) {
 	least, err := zapcore.ParseLevel(level)
 	if err != nil || least > zapcore.ErrorLevel {
-		return nil, usagef("--log-level %q: write debug, info, warn or error", level)
+		return nil, nil, usagef("--log-level %q: write debug, info, warn or error", level)
 	}
 	if format == "" {
 		format = "json"
@@ -31,7 +32,8 @@ func newLogger(format, level string) (*zap.Logger, error) {
 		config.EncodeLevel = zapcore.CapitalLevelEncoder
 		encoder = zapcore.NewConsoleEncoder(config)
 	default:
-		return nil, usagef("--log %q: write json or console", format)
+		return nil, nil, usagef("--log %q: write json or console", format)
 	}
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(os.Stderr), least)), nil
+	to := newSink(os.Stderr, encoder)
+	return zap.New(zapcore.NewCore(encoder, to, least)), to.close, nil
 }

@@ -32,6 +32,7 @@ type server struct {
 	gateways               gateways
 
 	log   *zap.Logger
+	flush func() // the log's last lines
 	m     *mesh.Mesh
 	taken atomic.Pointer[mesh.Table] // the last
 }
@@ -41,6 +42,8 @@ func (s *server) run() error {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
+	s.flush = func() {}
+	defer func() { s.flush() }()
 	if err := s.parse(); err != nil {
 		return err
 	}
@@ -67,9 +70,11 @@ func (s *server) run() error {
 
 // parse checks the flags before anything begins.
 func (s *server) parse() (err error) {
-	if s.log, err = newLogger(s.logFormat, s.logLevel); err != nil {
+	log, flush, err := newLogger(s.logFormat, s.logLevel)
+	if err != nil {
 		return err
 	}
+	s.log, s.flush = log, flush
 	if err := s.table.parse(); err != nil {
 		return err
 	}
