@@ -76,7 +76,7 @@ describe("with a real node", { skip: hasGo() ? false : "go is not installed" }, 
       assert.equal(line, "@model is registered");
       const { stdout } = await run(meshnode, ["call", "--node", `db=${link}`, "db@model", "UPPER", "hello"], { timeout: 20_000 });
       assert.equal(stdout, "HELLO");
-      await assert.rejects(run(meshnode, ["call", "--node", `db=${link}`, "db@model", "DANCE"], { timeout: 20_000 }), /there is no DANCE/);
+      await assert.rejects(run(meshnode, ["call", "--node", `db=${link}`, "db@model", "DANCE", ""], { timeout: 20_000 }), /there is no DANCE/);
     } finally {
       program.kill("SIGTERM");
       const [code] = (await once(program, "exit")) as [number];

@@ -3,6 +3,7 @@ package io.github.meshnode.client;
 import io.grpc.ChannelCredentials;
 import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannelBuilder;
+import io.grpc.Metadata;
 import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
 import java.net.InetAddress;
 import java.net.UnknownHostException;
@@ -12,6 +13,7 @@ import java.util.Objects;
 import java.util.concurrent.Executor;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Consumer;
+import java.util.function.Supplier;
 import java.util.function.UnaryOperator;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
@@ -36,6 +38,7 @@ public abstract class Options<B extends Options<B>> {
   private String process = defaultProcess();
   private ChannelCredentials credentials;
   private boolean insecure;
+  private Supplier<String> token = () -> "";
   private UnaryOperator<ManagedChannelBuilder<?>> channel = UnaryOperator.identity();
   private int maxBatchBytes = 256 << 10;
 
@@ -137,6 +140,18 @@ public abstract class Options<B extends Options<B>> {
     return self();
   }
 
+  /** The token that the team shares, where the node asks for one. */
+  public B token(String t) {
+    Objects.requireNonNull(t);
+    return token(() -> t);
+  }
+
+  /** The same, asked for each new stream, so that it can be exchanged. */
+  public B token(Supplier<String> t) {
+    token = Objects.requireNonNull(t);
+    return self();
+  }
+
   /** Changes how each channel is made, after the helper's own settings. */
   public B configureChannel(UnaryOperator<ManagedChannelBuilder<?>> change) {
     channel = Objects.requireNonNull(change);
@@ -173,6 +188,16 @@ public abstract class Options<B extends Options<B>> {
             .disableServiceConfigLookUp()
             .directExecutor(); // what it runs takes a lock for a moment, and never a caller's code
     return channel.apply(b);
+  }
+
+  /** The metadata of a new stream. */
+  Metadata metadata() {
+    Metadata m = new Metadata();
+    String t = token.get();
+    if (t != null && !t.isEmpty()) {
+      m.put(Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER), "Bearer " + t);
+    }
+    return m;
   }
 
   Hello hello(String node) {

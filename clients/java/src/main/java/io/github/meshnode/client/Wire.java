@@ -49,6 +49,7 @@ final class Wire {
   private final ManagedChannel channel;
   private final ClientCall<LinkRequest, LinkResponse> call;
   private final LinkRequest hello;
+  private final Metadata metadata;
   private final long connectMillis;
   private final long intervalNanos;
 
@@ -73,13 +74,14 @@ final class Wire {
     this.channel = o.newChannel().build();
     this.call = channel.newCall(method, CallOptions.DEFAULT);
     this.hello = LinkRequest.newBuilder().addFrames(Frame.newBuilder().setHello(o.hello(node))).build();
+    this.metadata = o.metadata();
     this.connectMillis = o.connectTimeout.toMillis();
   }
 
   /** Opens the stream. It may have ended when this returns. */
   void start() {
     alarm = timer.schedule(() -> locked(() -> finish(new Exception("no answer within " + connectMillis + " ms"))), connectMillis, TimeUnit.MILLISECONDS);
-    call.start(new Listener(), new Metadata());
+    call.start(new Listener(), metadata);
     if (!over) {
       call.sendMessage(hello);
     }
