@@ -75,6 +75,16 @@ bench-quick: ## the cells that matter most, about 2 minutes
 bench-scale: ## what nodes, links, names and waiting callers cost as they grow, about 5 minutes
 	go run -C test/bench . -scale
 
+# BENCHFLAGS go to the cells, SCALEFLAGS to the studies; a failed contestant fails
+# the target, after the document is written.
+.PHONY: performance
+performance: ## measure everything (20 minutes) and write the tables and charts of docs/performance.md
+	@rm -f test/bench/out/results.json test/bench/out/scale.json; rc=0; \
+	go run -C test/bench . $(BENCHFLAGS) || rc=1; \
+	go run -C test/bench . -scale $(SCALEFLAGS) || rc=1; \
+	go run -C test/bench . -render ../../docs/performance.md || rc=1; \
+	exit $$rc
+
 .PHONY: fuzz
 fuzz: .bin/gotestsum ## each fuzz target for FUZZTIME (10s)
 	@mkdir -p $(RESULTS); rm -f $(RESULTS)/fuzz-*.json; rc=0; \

@@ -19,11 +19,11 @@ import (
 )
 
 type options struct {
-	role, cells, contestants, out string
-	cpuprofile, memprofile        string
-	rounds                        int
-	time                          time.Duration
-	quick, list, scale            bool
+	role, cells, contestants, out  string
+	cpuprofile, memprofile, render string
+	rounds                         int
+	time                           time.Duration
+	quick, list, scale             bool
 }
 
 func main() {
@@ -38,6 +38,7 @@ func main() {
 	flag.BoolVar(&o.quick, "quick", false, "few cells and a short time each: about two minutes")
 	flag.BoolVar(&o.list, "list", false, "list cells and contestants")
 	flag.StringVar(&o.cpuprofile, "cpuprofile", "", "client: directory for CPU profiles of the client and of every server; server: file")
+	flag.StringVar(&o.render, "render", "", "run nothing: rewrite the tables in this Markdown file, and the charts beside it, from what -out has")
 	flag.StringVar(&o.memprofile, "memprofile", "", "-role point: file for a profile of the memory in use at its end")
 	flag.Parse()
 	if err := run(o); err != nil {
@@ -51,6 +52,8 @@ func run(o options) error {
 		return fmt.Errorf("unknown argument %q", flag.Arg(0))
 	}
 	switch {
+	case o.render != "":
+		return render(o.render, o.out, os.Stdout)
 	case o.list && o.scale:
 		listStudies(os.Stdout)
 		return nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime/pprof"
 	"strings"
+	"time"
 
 	"github.com/google/pprof/profile"
 )
@@ -14,6 +15,10 @@ import (
 // profiledContestant is the one whose processor time is told by what it was
 // spent on, in a sample after those that count.
 const profiledContestant = "mesh"
+
+// whereTime is the least time of that sample: a profile has 100 samples a second
+// and processor.
+const whereTime = 500 * time.Millisecond
 
 // The classes of processor time.
 const (
@@ -162,7 +167,7 @@ func (r *runner) lookWhere(ctx context.Context, c cell, e *entry) error {
 	if err := mine.start(); err != nil {
 		return err
 	}
-	_, f, err := c.load(ctx, e.bout, r.time)
+	_, f, err := c.load(ctx, e.bout, max(r.time, whereTime))
 	w, stopErr := mine.stop()
 	theirs, askErr := e.server.ask(askWhere)
 	if err := errors.Join(firstFault(f, err), stopErr, askErr); err != nil {
