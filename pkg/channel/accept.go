@@ -229,7 +229,7 @@ func (l *Listener) hello(s stream, k *link) (*caller, error) {
 
 // greet answers the dialler's hello, which accepts the link.
 func (k *link) greet(o *Options, peer peerLimits) error {
-	hello := &batch{limit: k.limit}
+	hello := k.batch()
 	hello.add(&frame{kind: kindHello, hello: o.hello("")})
 	if err := k.stream.SendMsg(hello); err != nil {
 		return err

@@ -35,6 +35,8 @@ type agent struct {
 	last    uint64              // the last session that was taken
 	calls   map[uint64]*Request // taken and not answered to the end
 	queue   replyQueue
+	writing bool          // the writer is in Send, or about to be
+	direct  bool          // the goroutine of an answer is
 	room    chan struct{} // closed when replies have room again; nil where the reader does not wait
 	open    int           // large requests that arrive, for the end of a drain
 	busy    bool          // the reader has a batch in its hand
@@ -280,89 +282,6 @@ func (a *agent) cancelled(session uint64) {
 	if r.cancel(ErrCancelled) {
 		r.Fail(cancelFailure())
 	}
-}
-
-func cancelFailure() *Failure {
-	return Refuse(meshv1.Reason_REASON_CANCELLED, "the caller cancelled")
-}
-
-// answer queues the one answer of a call.
-func (a *agent) answer(w answer) {
-	if w.r.Push {
-		return
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.answerOnce(w)
-}
-
-// refuseUnplaced refuses a call whose parts still arrive: it will not be placed.
-func (a *agent) refuseUnplaced(r *Request, f *Failure) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if r.job != nil {
-		return false
-	}
-	a.answerOnce(answer{r: r, fail: f})
-	return true
-}
-
-// answerOnce is called under the lock.
-func (a *agent) answerOnce(w answer) {
-	r := w.r
-	if r.answered {
-		return
-	}
-	r.answered = true
-	if a.ctx.Err() != nil {
-		a.m.Counters.RepliesDropped.Add(1)
-		return
-	}
-	if r.cancelled {
-		w = answer{r: r, fail: cancelFailure()}
-	}
-	a.m.replies.add(a.queue.put(w))
-	a.wake()
-}
-
-// fill gives the writer what may be sent. It returns true when the link is done.
-// The small answers are encoded without the lock, which handlers and the reader
-// want.
-func (a *agent) fill(b *batch) bool {
-	a.addBeat(b)
-	a.mu.Lock()
-	if a.leaving && !a.said {
-		a.said = true
-		b.add(&frame{kind: kindGoaway, goaway: &meshv1.Goaway{LastSession: a.goLast, Message: a.why}})
-	}
-	small := a.queue.takeSmall(b)
-	for i := range small {
-		a.left(&small[i])
-	}
-	a.mu.Unlock()
-	for i := range small {
-		f := small[i].frame()
-		b.add(&f)
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.queue.giveBack(small)
-	for _, l := range a.queue.fillLarge(b) {
-		a.left(&l.answer)
-	}
-	if a.room != nil && !a.choked() {
-		close(a.room)
-		a.room = nil
-	}
-	return a.done()
-}
-
-// left notes that an answer leaves, under the lock.
-func (a *agent) left(w *answer) {
-	if a.calls[w.r.Session] == w.r {
-		delete(a.calls, w.r.Session)
-	}
-	a.m.replies.add(-w.size)
 }
 
 // done says that the link may end in order: the dialler or this process wants

@@ -1,6 +1,8 @@
 package channel
 
 import (
+	"sync/atomic"
+
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
@@ -21,6 +23,26 @@ type batch struct {
 	bufs  mem.BufferSlice
 	cur   []byte
 	pool  *[]byte // what cur was taken from
+	sent  *sent   // counts the buffers; may be nil
+}
+
+// sent counts what gRPC was given and has not written to the connection's
+// buffer: the batches of a link that are on their way to HTTP/2's windows. It is
+// the pool to which their buffers go when they are written.
+type sent struct{ buffers atomic.Int32 }
+
+// all says that gRPC has written all that it was given. Then its quota for the
+// stream is whole, 64 KiB, and a Send of less returns at once: a large payload
+// has a buffer before it, and at most one piece of 32 KiB after the last.
+func (s *sent) all() bool { return s.buffers.Load() == 0 }
+
+// Get is mem.BufferPool's.
+func (s *sent) Get(n int) *[]byte { return mem.DefaultBufferPool().Get(n) }
+
+// Put is mem.BufferPool's.
+func (s *sent) Put(b *[]byte) {
+	mem.DefaultBufferPool().Put(b)
+	s.buffers.Add(-1)
 }
 
 // frameRoom is what a first frame of a large message takes at the most, its
@@ -47,7 +69,12 @@ func (b *batch) seal() {
 		mem.DefaultBufferPool().Put(b.pool)
 	} else {
 		*b.pool = b.cur
-		b.bufs = append(b.bufs, mem.NewBuffer(b.pool, mem.DefaultBufferPool()))
+		pool := mem.DefaultBufferPool()
+		if b.sent != nil {
+			b.sent.buffers.Add(1)
+			pool = b.sent
+		}
+		b.bufs = append(b.bufs, mem.NewBuffer(b.pool, pool))
 	}
 	b.cur, b.pool = nil, nil
 }

@@ -28,6 +28,7 @@ type link struct {
 	wakeup chan struct{} // has room for one
 	limit  int           // BatchBytes of the peer
 	pulse  pulse
+	sent   sent
 	logger *zap.Logger
 }
 
@@ -42,7 +43,6 @@ type pulse struct {
 	sent        atomic.Int64 // when a Send last returned
 	received    atomic.Int64 // when something last arrived
 	sending     atomic.Int64 // when the Send that runs began, 0 for none
-	direct      atomic.Bool  // a caller sends, who must not be held
 	beat        atomic.Bool  // a heartbeat is due
 	stopped     atomic.Bool  // this side has stopped reading
 	peerStopped atomic.Bool
@@ -53,12 +53,6 @@ var (
 	errSilent       = errors.New("nothing arrived for too long: the peer is dead or cut off")
 	errSlowConsumer = errors.New("slow consumer: a message could not be sent for 30 s and the peer did not say that it stopped reading")
 )
-
-// directTimeout is how long a caller may be held in Send. It is never, but for
-// a peer that answers what it has not read.
-const directTimeout = 5 * time.Second
-
-var errNotRead = errors.New("protocol error: the peer answered what it had not read")
 
 func newLink(ctx context.Context, o *Options) *link {
 	l := &link{wakeup: make(chan struct{}, 1), logger: o.Logger}
@@ -104,10 +98,6 @@ func (l *link) tick() {
 		l.end(errSlowConsumer)
 		return
 	}
-	if since := p.sending.Load(); since != 0 && p.direct.Load() && now-since >= int64(directTimeout) {
-		l.end(errNotRead)
-		return
-	}
 	if !p.stopped.Load() && !p.eof.Load() {
 		quiet := p.received.Load() + int64(p.silence)
 		if now >= quiet {
@@ -143,7 +133,7 @@ func (l *link) resume() {
 // until fill says that the link is done (nil) or the link ends (why).
 func (l *link) write(fill func(*batch) bool) error {
 	for l.ctx.Err() == nil {
-		b := &batch{limit: l.limit}
+		b := l.batch()
 		done := fill(b)
 		switch {
 		case !b.empty():
@@ -162,6 +152,9 @@ func (l *link) write(fill func(*batch) bool) error {
 	}
 	return context.Cause(l.ctx)
 }
+
+// batch is an empty one for the peer.
+func (l *link) batch() *batch { return &batch{limit: l.limit, sent: &l.sent} }
 
 // addBeat adds a heartbeat where one is due.
 func (l *link) addBeat(b *batch) {

@@ -113,11 +113,8 @@ func (o *outlet) idle() bool {
 	return len(o.flights) == 0 && len(o.bulk.turn) == 0 && len(o.cancels) == 0
 }
 
-// quiet says that the peer has read all that was sent: each call has its answer,
-// and an answer came after each push. A small Send cannot block then.
-func (o *outlet) quiet() bool {
-	return o.idle() && o.pushed == 0 && o.blocked.head == nil
-}
+// quiet says that no call is on its way, and nothing waits for the peer's bounds.
+func (o *outlet) quiet() bool { return o.idle() && o.blocked.head == nil }
 
 // answer takes a reply, failure or part for a session. It returns the call when
 // that ended it, with its outcome.

@@ -35,8 +35,8 @@ type dialled struct {
 	direct  bool // a caller
 }
 
-// free says that nobody is in Send, and that the peer reads.
-func (d *dialled) free() bool { return !d.writing && !d.direct && !d.pulse.peerStopped.Load() }
+// free says that nobody is in Send, and that a small one would return at once.
+func (d *dialled) free() bool { return !d.writing && !d.direct && d.sent.all() }
 
 func newSender(m *Manager, name string) *sender {
 	s := &sender{m: m, links: make(map[*dialled]struct{})}
@@ -112,9 +112,7 @@ func (s *sender) wake(o *outlet) {
 
 // submit gives a message to the node. It returns true where the caller is to
 // write it itself (writeDirect): on an idle link that saves waking the writer.
-// A push is always left to the writer, so that pushes gather into batches; and
-// since everything sent before has been answered, or followed by an answer, the
-// peer has read it and Send cannot block.
+// A push is always left to the writer, so that pushes gather into batches.
 func (s *sender) submit(c *call) (direct bool) {
 	n := &s.node
 	direct = !c.Push && !c.isLarge() && n.phase == phaseOpen && n.line.head == nil && n.link.quiet() && n.link.link.free()
@@ -129,14 +127,12 @@ func (s *sender) submit(c *call) (direct bool) {
 func (s *sender) writeDirect() {
 	o := s.node.link
 	d := o.link
-	b := &batch{limit: d.limit}
+	b := d.batch()
 	s.node.fill(o, b, time.Now())
 	d.direct = true
 	s.mu.Unlock()
 	if !b.empty() {
-		d.pulse.direct.Store(true)
 		_ = d.send(b) // where it fails, the reader knows why
-		d.pulse.direct.Store(false)
 	}
 	s.mu.Lock()
 	d.direct = false
