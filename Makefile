@@ -63,6 +63,12 @@ test-faults: .bin/gotestsum ## break things: real processes, a fault proxy, netw
 	.bin/gotestsum --format testname --jsonfile $(RESULTS)/faults.json -- -race -count=1 -timeout=15m -tags faults $(TESTFLAGS) ./test/faults || rc=$$?; \
 	test/count.sh $(RESULTS)/faults.json; exit $$rc
 
+DURATION ?= 10m
+SEED ?=
+.PHONY: soak
+soak: ## faults at random from a seed over five nodes, with a report (DURATION=10m, SEED=)
+	SOAK_DURATION=$(DURATION) SOAK_SEED=$(SEED) go test -race -count=1 -timeout=0 -tags faults -run TestF50Soak -v ./test/faults
+
 .PHONY: bench
 bench: ## measure beside the wire, grpc-go, NATS and proto.actor: all cells, about 15 minutes
 	go run -C test/bench .

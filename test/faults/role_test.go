@@ -34,6 +34,7 @@ type config struct {
 	Drain   time.Duration
 	Limits  mesh.Limits
 	TLS     *mesh.TLS
+	Open    bool // plaintext off loopback: in a namespace of the test's own
 	Log     bool // zap to standard output
 }
 
@@ -54,7 +55,7 @@ func play(role string) error {
 	if err != nil {
 		return err
 	}
-	o := mesh.Options{Name: role, DrainTime: c.Drain, Limits: c.Limits, TLS: c.TLS}
+	o := mesh.Options{Name: role, DrainTime: c.Drain, Limits: c.Limits, TLS: c.TLS, Insecure: c.Open}
 	if c.Log {
 		if o.Logger, err = zap.NewProduction(); err != nil {
 			return err
