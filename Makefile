@@ -70,7 +70,7 @@ soak: ## faults at random from a seed over five nodes, with a report (DURATION=1
 	SOAK_DURATION=$(DURATION) SOAK_SEED=$(SEED) go test -race -count=1 -timeout=0 -tags faults -run TestF50Soak -v ./test/faults
 
 .PHONY: bench
-bench: ## measure beside the wire, grpc-go, NATS and proto.actor: all cells, about 15 minutes
+bench: ## measure beside the wire, grpc-go, NATS and proto.actor: all cells, about 13 minutes
 	go run -C test/bench .
 
 .PHONY: bench-quick

@@ -7,8 +7,6 @@ import (
 	"path"
 	"strings"
 	"sync/atomic"
-
-	"github.com/nats-io/nats.go"
 )
 
 // The groups of contestants. Ratios are told to both kinds of wire and to the
@@ -36,9 +34,6 @@ type contestant struct {
 	// boundless says that a push never waits for its receiver. The load then
 	// keeps a window, or the receiver would drop messages or run out of memory.
 	boundless bool
-	// repliesMax is how many bytes of replies its client lets wait before it
-	// drops some; 0 where it does not.
-	repliesMax int
 }
 
 // client is the calling side of a contestant: one link.
@@ -94,7 +89,7 @@ var contestants = []contestant{
 	{name: "wire-mailbox", group: groupWire, about: "the same, one mailbox goroutine a target runs the handlers", serve: wireServe(true), dial: wireDial, pushes: true},
 	{name: "grpc-unary", group: groupPeer, about: "grpc-go, a unary call each, default settings but for message sizes", serve: grpcServe, dial: grpcUnaryDial},
 	{name: "grpc-stream", group: groupPeer, about: "grpc-go, one bidi stream a caller (pushes: one client stream a sender)", serve: grpcServe, dial: grpcStreamDial, pushes: true},
-	{name: "nats", group: groupPeer, about: "NATS request/reply and publish; the broker is embedded in the responder's process", serve: natsServe, dial: natsDial, pushes: true, boundless: true, repliesMax: nats.DefaultSubPendingBytesLimit},
+	{name: "nats", group: groupPeer, about: "NATS request/reply and publish; the broker is embedded in the responder's process", serve: natsServe, dial: natsDial, pushes: true, boundless: true},
 	{name: "protoactor", group: groupPeer, about: "proto.actor-go remote: RequestFuture and Send to one actor a target (two connections)", serve: actorServe, dial: actorDial, pushes: true, boundless: true},
 }
 
