@@ -6,7 +6,7 @@ import { codeOf, MeshError, textOf } from "./errors.js";
 import { Any } from "./gen/google/protobuf/any.js";
 import { Failure, Reason } from "./gen/mesh/v1/cluster.js";
 import { fromMetadata, headerBytes, maxHeaderBytes } from "./headers.js";
-import type { Reply } from "./link.js";
+import type { Reply } from "./api.js";
 
 /** A request as its handler sees it. */
 export interface Incoming {

@@ -65,9 +65,10 @@ export class Task {
     try {
       this.inlet.reply(this, replyFrom(await handler(this.incoming)));
     } catch (err) {
-      const timeout = this.abort.signal.aborted && err === this.abort.signal.reason;
-      if (timeout) this.inlet.fail(this, failureOfDeadline());
-      else this.inlet.fail(this, this.cancelled ? cancelledFailure() : failureFrom(err, panicked));
+      // Whatever a handler fails with after its signal was aborted, that is why.
+      if (this.cancelled) this.inlet.fail(this, cancelledFailure());
+      else if (this.abort.signal.aborted) this.inlet.fail(this, deadlinePassed());
+      else this.inlet.fail(this, failureFrom(err, panicked));
     } finally {
       clearTimeout(this.timer);
     }
@@ -83,7 +84,7 @@ export class Task {
 
 const cancelledFailure = (): Failure => refusal(Reason.CANCELLED, "the caller cancelled");
 
-const failureOfDeadline = (): Failure => ({
+const deadlinePassed = (): Failure => ({
   ...refusal(Reason.HANDLER, "the deadline passed"),
   code: status.DEADLINE_EXCEEDED,
 });

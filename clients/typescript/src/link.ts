@@ -1,69 +1,19 @@
-import type { Metadata, MethodDefinition } from "@grpc/grpc-js";
+import type { MethodDefinition } from "@grpc/grpc-js";
 
+import type { LinkOptions, LinkState, LinkStats, Reply, SendOptions } from "./api.js";
 import { Backoff } from "./backoff.js";
 import { type Condition, MeshError, textOf, type Trouble, trouble } from "./errors.js";
 import { type Frame, Reason } from "./gen/mesh/v1/cluster.js";
 import { PingRequest, PingResponse, QueryRequest, QueryResponse } from "./gen/mesh/v1/process.js";
 import { fromMetadata, headerBytes, maxHeaderBytes } from "./headers.js";
-import { type CommonOptions, helloOf, type Peer, type Settings, settingsOf } from "./hello.js";
+import { helloOf, type Peer, type Settings, settingsOf } from "./hello.js";
+import { Line } from "./line.js";
 import { addressOf, BadTarget, checkName, Message } from "./message.js";
 import { Outlet, partRoom } from "./outlet.js";
-import { type Batch, type Dial, type DialOptions, dialOf, type Role, Wire } from "./wire.js";
+import { type Batch, type Dial, dialOf, type Role, Wire } from "./wire.js";
 
 /** How long a node that said goaway counts as leaving: its failed dials are told to nobody. */
 const leavingMs = 30_000;
-
-/** Options of a {@link Link}. */
-export interface LinkOptions extends CommonOptions, DialOptions {
-  /** The node's name as this process calls it, for its log and for errors. Default none. */
-  node?: string;
-  /** How many calls may wait to be sent. Default 16384. */
-  lineCalls?: number;
-  /** How many bytes of pushes may wait to be sent. Default 4194304. */
-  linePushBytes?: number;
-  /** How long a push waits for room in the line, in ms. Default 1000. */
-  sendWaitMs?: number;
-  /** Is told of each change of the link's state, in order. */
-  onState?: (state: LinkState) => void;
-}
-
-/** The state of a link: "lost" has the reason and goes on by itself when there is something to send. */
-export type LinkState =
-  | { state: "idle" | "connecting" | "closed" }
-  | { state: "up"; peer: Peer }
-  | { state: "leaving" | "lost"; reason: string };
-
-/** Options of a single message. */
-export interface SendOptions {
-  /** Its deadline, in ms from now. The handler knows it. Default none. */
-  timeoutMs?: number;
-  /** Gives it up: the handler is told. */
-  signal?: AbortSignal;
-  /** gRPC metadata for the handler, "traceparent" among them. 8 KiB at most. */
-  headers?: Metadata;
-  /** A skynet trace tag. */
-  traceTag?: string;
-  /** Fails at once while the link pauses after a failed try, rather than wait for the next one. */
-  noWait?: boolean;
-  /** Waits on when a try to open the link fails, rather than fail with it. */
-  waitUp?: boolean;
-}
-
-/** What a handler answered. */
-export interface Reply {
-  payload: Buffer;
-  headers: Metadata;
-  trailers: Metadata;
-}
-
-/** What a link counted since it was made. */
-export interface LinkStats {
-  /** Tries to open it, and how many of them failed. */
-  dials: number;
-  dialsFailed: number;
-  /** Pushes that were accepted and certainly did not run: a goaway did not take them, or the link never opened again. */
-  pushesLost: number;
-}
 
 /**
  * A link to one node: calls and pushes go up, answers come down. It is opened
@@ -74,29 +24,24 @@ export interface LinkStats {
  * bytes of a payload are copied when it is made.
  */
 export class Link {
-  readonly stats: LinkStats = { dials: 0, dialsFailed: 0, pushesLost: 0 };
   readonly node: string;
 
   private readonly settings: Settings;
   private readonly dialing: Omit<Dial, "hello">;
   private readonly backoff: Backoff;
-  private readonly lineCalls: number;
-  private readonly linePushBytes: number;
   private readonly sendWaitMs: number;
   private readonly onState: (state: LinkState) => void;
 
   private phase: "idle" | "dialling" | "open" | "pause" = "idle";
   private current: Outlet | undefined;
   private wires = new Set<Wire>(); // all that have not ended
-  private line = new Set<Message>();
-  private room = new Set<Message>(); // pushes that wait for room in the line
-  private calls = 0; // waiting ones
-  private pushBytes = 0;
-  private order = 0;
+  private readonly line: Line;
   private lastError: Trouble | undefined; // of the last try
   private leftUntil = -Infinity; // the node is leaving until then
   private pauseTimer: NodeJS.Timeout | undefined;
   private upWaiters = new Set<Message>(); // connect(): no message at all
+  private dials = 0;
+  private dialsFailed = 0;
   private closing: Promise<void> | undefined;
   private allEnded: (() => void) | undefined;
 
@@ -115,8 +60,7 @@ export class Link {
     const { connectTimeoutMs, maxBatchBytes, backoffMinMs, backoffMaxMs } = this.settings;
     this.dialing = { kind: "link", connectTimeoutMs, maxBatchBytes, ...dialOf(address, options) };
     this.backoff = new Backoff(backoffMinMs, backoffMaxMs);
-    this.lineCalls = options.lineCalls ?? 16384;
-    this.linePushBytes = options.linePushBytes ?? 4 << 20;
+    this.line = new Line(options.lineCalls ?? 16384, options.linePushBytes ?? 4 << 20);
     this.sendWaitMs = options.sendWaitMs ?? 1000;
     this.onState = options.onState ?? (() => undefined);
   }
@@ -124,6 +68,11 @@ export class Link {
   /** The node's address. */
   get address(): string {
     return this.dialing.address;
+  }
+
+  /** What was counted since the link was made. */
+  get stats(): LinkStats {
+    return { dials: this.dials, dialsFailed: this.dialsFailed, pushesLost: this.line.pushesLost };
   }
 
   /** The process at the other end, while the link is open. */
@@ -180,7 +129,7 @@ export class Link {
   async connect(options: Pick<SendOptions, "timeoutMs" | "signal" | "noWait" | "waitUp"> = {}): Promise<Peer> {
     if (this.current) return this.current.peer;
     const m = this.message("", { $case: "handle", value: 0n }, "", "", options, false);
-    await this.submit(m, options, this.upWaiters);
+    await this.submit(m, options, true);
     return this.current!.peer;
   }
 
@@ -209,7 +158,7 @@ export class Link {
         : headerBytes(m.parts.headers) + Buffer.byteLength(m.parts.traceTag) > maxHeaderBytes ? `the headers are longer than ${maxHeaderBytes} bytes`
         : "";
       if (wrong) throw this.error(trouble("not sent", "INVALID_REQUEST", `invalid request: ${wrong}`), text, method);
-      return await this.submit(m, options, this.line);
+      return await this.submit(m, options, false);
     } catch (err) {
       if (err instanceof BadTarget) throw this.error(trouble("not sent", err.reason, err.message), text, method);
       throw err;
@@ -240,7 +189,7 @@ export class Link {
   }
 
   /** Lets a message wait for what it needs, and its caller for its outcome. */
-  private submit(m: Message, o: SendOptions, where: Set<Message>): Promise<Reply> {
+  private submit(m: Message, o: SendOptions, connect: boolean): Promise<Reply> {
     const refused = this.refuses(m);
     if (refused) {
       m.fail(refused);
@@ -256,14 +205,16 @@ export class Link {
       timers.forEach(clearTimeout);
       o.signal?.removeEventListener("abort", aborted);
     };
-    if (where === this.line) this.enqueue(m, timers);
-    else where.add(m);
+    if (connect) this.upWaiters.add(m);
+    else if (!this.line.add(m)) timers.push(setTimeout(() => this.line.giveUp(m), this.sendWaitMs));
+    else if (m.push && this.current) m.accept();
     if (o.timeoutMs !== undefined && o.timeoutMs !== Infinity) {
       timers.push(setTimeout(() => leave("DEADLINE_EXCEEDED", "its deadline passed"), Math.min(o.timeoutMs, 2 ** 31 - 1)));
     }
     o.signal?.addEventListener("abort", aborted);
     if (o.signal?.aborted) aborted();
     if (m.settled) m.onSettled(); // a push that found an open link
+    this.current?.wire.wake();
     this.kick();
     return m.promise;
   }
@@ -272,49 +223,7 @@ export class Link {
   private refuses(m: Message): Trouble | undefined {
     if (this.closing) return trouble("not sent", "CLOSED", "the link is closed");
     if (this.phase === "pause" && m.parts.noWait) return this.lastError;
-    if (!m.push && this.calls >= this.lineCalls) return trouble("not sent", "OVERLOADED", `the line is full: ${this.calls} calls wait`);
-    return this.current?.refuses(m);
-  }
-
-  private enqueue(m: Message, timers: NodeJS.Timeout[]): void {
-    if (!m.push || (this.room.size === 0 && this.pushBytes < this.linePushBytes)) return this.stand(m);
-    m.place = "room";
-    this.room.add(m);
-    timers.push(
-      setTimeout(() => {
-        if (m.place !== "room") return; // it found room in time; now it waits for the node
-        this.room.delete(m);
-        m.fail(trouble("not sent", "OVERLOADED", `the line is full: ${this.pushBytes} bytes of pushes wait`));
-      }, this.sendWaitMs),
-    );
-  }
-
-  private stand(m: Message): void {
-    m.order = ++this.order;
-    m.place = "line";
-    this.line.add(m);
-    this.count(m, 1);
-    if (!this.current) return;
-    if (m.push) accept(m);
-    this.current.wire.wake();
-  }
-
-  private count(m: Message, by: 1 | -1): void {
-    if (m.push) this.pushBytes += by * m.size;
-    else this.calls += by;
-  }
-
-  /** Takes a message out of the line, and lets in what waits for room. */
-  private depart(m: Message): void {
-    this.line.delete(m);
-    this.current?.blocked.delete(m);
-    for (const held of this.current?.aside.values() ?? []) held.delete(m);
-    this.count(m, -1);
-    for (const waiting of this.room) {
-      if (this.pushBytes >= this.linePushBytes) break;
-      this.room.delete(waiting);
-      this.stand(waiting);
-    }
+    return this.line.refuses(m) ?? this.current?.refuses(m);
   }
 
   /** Its caller leaves. */
@@ -322,9 +231,7 @@ export class Link {
     if (m.settled) return;
     const sent = m.place === "sent";
     if (sent) m.out!.cancel(m);
-    else if (m.place === "room") this.room.delete(m);
-    else if (!this.upWaiters.delete(m)) this.depart(m);
-    if (!sent) m.place = "done";
+    else if (!this.upWaiters.delete(m)) this.line.remove(m, this.current);
     const obstacle = !sent && !this.current && this.lastError ? `; the last try: ${this.lastError.message}` : "";
     m.fail(trouble(sent ? "maybe executed" : "not sent", reason, sent ? `${why} after it was sent` : `${why} while it waited to be sent${obstacle}`));
     this.current?.wire.wake(); // what stood behind it may pass now
@@ -332,9 +239,9 @@ export class Link {
 
   /** Dials where someone waits and nothing is under way. */
   private kick(): void {
-    if (this.phase !== "idle" || this.closing || this.line.size + this.room.size + this.upWaiters.size === 0) return;
+    if (this.phase !== "idle" || this.closing || (this.line.empty && this.upWaiters.size === 0)) return;
     this.phase = "dialling";
-    this.stats.dials++;
+    this.dials++;
     this.tell({ state: "connecting" });
     const role: Role & { wire?: Wire; outlet?: Outlet } = {
       opened: (peer) => {
@@ -359,15 +266,15 @@ export class Link {
     this.current = o;
     this.phase = "open";
     this.lastError = undefined;
-    for (const m of this.line) if (m.push) accept(m);
-    for (const m of this.upWaiters) accept(m);
+    this.line.accept();
+    for (const m of this.upWaiters) m.accept();
     this.upWaiters.clear();
     this.tell({ state: "up", peer: o.peer });
   }
 
   private unreachable(cause: Error): void {
     if (this.phase !== "dialling") return;
-    this.stats.dialsFailed++;
+    this.dialsFailed++;
     this.lastError = this.connectTrouble(cause);
     this.pause();
     const patient = performance.now() < this.leftUntil;
@@ -390,13 +297,9 @@ export class Link {
 
   /** Fails what waits, where which says so. */
   private failWaiting(t: Trouble, which: (m: Message) => boolean): void {
-    for (const m of [...this.line, ...this.room, ...this.upWaiters]) {
-      if (!which(m)) continue;
-      if (m.push && m.settled) this.stats.pushesLost++;
-      if (m.place === "line") this.depart(m);
-      this.room.delete(m);
+    this.line.fail(t, this.current, which);
+    for (const m of [...this.upWaiters].filter(which)) {
       this.upWaiters.delete(m);
-      m.place = "done";
       m.fail(t);
     }
   }
@@ -429,57 +332,21 @@ export class Link {
   }
 
   private fillLine(o: Outlet, batch: Batch): void {
-    for (let m = this.next(o); m; m = this.next(o)) {
+    for (let m = this.line.next(o); m; m = this.line.next(o)) {
       if (!batch.fits(m.bound + (o.bulk.empty ? 0 : partRoom))) return;
-      this.depart(m);
+      this.line.remove(m, o);
       o.begin(m);
       batch.add(m.session, m.first(performance.now()));
     }
-  }
-
-  /** Finds the message that may leave next, and sets aside those that may not. */
-  private next(o: Outlet): Message | undefined {
-    for (;;) {
-      const [blocked] = o.blocked;
-      if (blocked && o.bulk.mayBegin(blocked.payload.length)) return !blocked.push && o.full ? undefined : blocked;
-      const [m] = this.line;
-      if (!m || (!m.push && o.full)) return undefined;
-      const refused = o.refuses(m);
-      const held = o.aside.get(m.addressee);
-      if (refused) {
-        if (m.push && m.settled) this.stats.pushesLost++;
-        this.depart(m);
-        m.place = "done";
-        m.fail(refused);
-      } else if (held) {
-        this.setAside(m, held);
-      } else if (m.large && (o.blocked.size > 0 || !o.bulk.mayBegin(m.payload.length))) {
-        this.setAside(m, o.blocked);
-        if (m.push) o.holdBack(m);
-      } else {
-        return m;
-      }
-    }
-  }
-
-  private setAside(m: Message, where: Set<Message>): void {
-    this.line.delete(m);
-    m.place = "aside";
-    where.add(m);
   }
 
   /** Lets go what a large push has held back: it goes to the front. */
   private release(o: Outlet, push: Message): void {
     const held = o.aside.get(push.addressee);
     o.aside.delete(push.addressee);
-    if (held?.size) this.putBack(held);
-  }
-
-  /** Puts messages back where their order belongs. */
-  private putBack(back: Iterable<Message>): void {
-    this.line = new Set([...back, ...this.line].sort((a, b) => a.order - b.order));
-    for (const m of this.line) m.place = "line";
-    this.current?.wire.wake();
+    if (!held?.size) return;
+    this.line.putBack([...held], true);
+    o.wire.wake();
   }
 
   /** Takes calls that certainly did not start from a link, for the next one. */
@@ -494,8 +361,8 @@ export class Link {
       for (const m of back) m.fail(trouble("not sent", "GOAWAY", "the node left and did not take it, and the link is closed"));
       return;
     }
-    for (const m of back) this.count(m, 1);
-    this.putBack(back);
+    this.line.putBack(back, false);
+    this.current?.wire.wake();
   }
 
   /** The link is the current one no longer; what waits on it goes back to the line. */
@@ -506,7 +373,7 @@ export class Link {
     const waiting = [o.blocked, ...o.aside.values()].flatMap((set) => [...set]);
     o.blocked.clear();
     o.aside.clear();
-    this.putBack(waiting);
+    this.line.putBack(waiting, true);
   }
 
   private goaway(o: Outlet, last: number, why: string): void {
@@ -525,7 +392,7 @@ export class Link {
       this.tell({ state: "leaving", reason: why });
     }
     const untaken = [...o.flights].filter(([session]) => session > last).map(([, m]) => m);
-    this.stats.pushesLost += Math.max(0, o.session - last) - untaken.length;
+    this.line.pushesLost += Math.max(0, o.session - last) - untaken.length;
     o.bulk.stopWhere((m) => m.push && Number(m.session) > last);
     this.resend(o, untaken);
     if (this.closing) this.failWaiting(trouble("not sent", "CLOSED", "the link is closed, and the node left"), () => true);
@@ -565,7 +432,7 @@ export class Link {
     await undefined; // so that closing is set
     clearTimeout(this.pauseTimer);
     const closed = trouble("not sent", "CLOSED", "the link is closed");
-    this.failWaiting(closed, (m) => !this.current || m.place !== "line");
+    this.failWaiting(closed, (m) => !this.current || m.place === "room");
     if (!this.current) for (const wire of this.wires) if (!wire.peer) wire.end(new Error("the link is closed"));
     if (this.current) {
       this.current.ending = true;
@@ -597,9 +464,4 @@ export class Link {
       });
     }
   }
-}
-
-/** A push, or a connect(), has what it waited for. */
-function accept(m: Message): void {
-  m.succeed(undefined as unknown as Reply);
 }

@@ -1,7 +1,7 @@
 import { type Condition, failed, MeshError, textOf, type Trouble, trouble } from "./errors.js";
 import type { Failure, Frame, Header, Reply as ReplyFrame, Request } from "./gen/mesh/v1/cluster.js";
 import { headerBytes, toMetadata } from "./headers.js";
-import type { Reply } from "./link.js";
+import type { Reply } from "./api.js";
 import { type Joiner, type Parcel, partBytes } from "./parts.js";
 import type { Outlet } from "./outlet.js";
 
@@ -137,6 +137,11 @@ export class Message implements Parcel {
 
   succeed(reply: Reply): void {
     if (this.settle()) this.resolve(reply);
+  }
+
+  /** A push, or a connect(), has what it waited for. */
+  accept(): void {
+    this.succeed(undefined as unknown as Reply);
   }
 
   fail(t: Trouble): void {

@@ -4,7 +4,7 @@ import type { Failure, Registered } from "./gen/mesh/v1/cluster.js";
 import { type CommonOptions, helloOf, type Peer, type Settings, settingsOf } from "./hello.js";
 import type { Handler } from "./incoming.js";
 import { Inlet, type Service, type Task } from "./inlet.js";
-import type { LinkState } from "./link.js";
+import type { LinkState } from "./api.js";
 import { BadTarget, checkName } from "./message.js";
 import { type Dial, type DialOptions, dialOf, type Role, Wire } from "./wire.js";
 

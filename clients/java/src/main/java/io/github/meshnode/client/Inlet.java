@@ -46,7 +46,7 @@ final class Inlet {
   final long openedAt = System.nanoTime();
   boolean leaving; // goaway was asked for
 
-  private final Serve owner;
+  private final ServeCore owner;
   private final Map<Long, Task> tasks = new HashMap<>(); // calls that were placed and not answered
   private final Set<Long> calls = new HashSet<>(); // all that were taken and not answered
   private final Map<Long, Joining> joins = new HashMap<>();
@@ -59,7 +59,7 @@ final class Inlet {
   private long unfinished;
   private long checked = openedAt;
 
-  Inlet(Wire wire, Peer peer, Serve owner) {
+  Inlet(Wire wire, Peer peer, ServeCore owner) {
     this.wire = wire;
     this.peer = peer;
     this.owner = owner;

@@ -116,7 +116,7 @@ public final class Driver {
         return done(new JsonObject());
       case "register":
         String serve = text(op, "serve");
-        Serve.RegisterOptions o = Serve.RegisterOptions.DEFAULT;
+        RegisterOptions o = RegisterOptions.DEFAULT;
         boolean shared = op.has("shared") && op.get("shared").getAsBoolean();
         return serves.get(serve).register(text(op, "name"), r -> handle(serve, r), shared ? o.withShared() : o).thenApply(Driver::handle);
       case "unregister":

@@ -47,7 +47,7 @@ class ServeTest {
     puppet.close();
   }
 
-  private Puppet.Stream register(Handler handler, UnaryOperator<Serve.Builder> options, Serve.RegisterOptions name) throws Exception {
+  private Puppet.Stream register(Handler handler, UnaryOperator<Serve.Builder> options, RegisterOptions name) throws Exception {
     serve = options.apply(Serve.builder(puppet.address()).onError(errors::add).backoffMin(Duration.ofMillis(10))).build();
     CompletableFuture<String> registered = serve.register("model", handler, name);
     Puppet.Stream s = puppet.accept();
@@ -91,7 +91,7 @@ class ServeTest {
 
   @Test
   void whateverAHandlerDoesReachesTheCaller() throws Exception {
-    Puppet.Stream s = register(ServeTest::outcome, o -> o, Serve.RegisterOptions.DEFAULT);
+    Puppet.Stream s = register(ServeTest::outcome, o -> o, RegisterOptions.DEFAULT);
     s.request(1, "TEXT", false);
     assertEquals("text", s.next(Frame.BodyCase.REPLY).getReply().getPayload().toStringUtf8());
     s.request(2, "NOTHING", false);
@@ -129,7 +129,7 @@ class ServeTest {
           running.decrementAndGet();
           return null;
         };
-    Puppet.Stream s = register(handler, o -> o, Serve.RegisterOptions.DEFAULT.withConcurrency(1));
+    Puppet.Stream s = register(handler, o -> o, RegisterOptions.DEFAULT.withConcurrency(1));
     List<String> want = new ArrayList<>();
     for (int i = 1; i <= 30; i++) {
       s.request(i, "n" + i, i % 3 == 1);
@@ -154,7 +154,7 @@ class ServeTest {
           }
           return f;
         };
-    Puppet.Stream s = register(handler, o -> o.maxPushes(3).heartbeatInterval(Duration.ofMillis(200)), Serve.RegisterOptions.DEFAULT);
+    Puppet.Stream s = register(handler, o -> o.maxPushes(3).heartbeatInterval(Duration.ofMillis(200)), RegisterOptions.DEFAULT);
     for (int i = 1; i <= 10; i++) {
       s.request(i, "P", true);
     }
@@ -191,7 +191,7 @@ class ServeTest {
     MeshException e = LinkTest.failure(serve.register("@model", r -> now("")));
     assertEquals(Verdict.NOT_SENT, e.verdict());
     assertEquals(Condition.CONNECT_FAILED, e.condition());
-    CompletableFuture<String> patient = serve.register("@model", r -> now(""), Serve.RegisterOptions.DEFAULT.withWaitUp());
+    CompletableFuture<String> patient = serve.register("@model", r -> now(""), RegisterOptions.DEFAULT.withWaitUp());
     serve.close();
     assertEquals(Condition.CLOSED, LinkTest.failure(patient).condition());
     assertEquals(Condition.CLOSED, LinkTest.failure(serve.register("@model", r -> now(""))).condition());
@@ -206,7 +206,7 @@ class ServeTest {
           r.context().addListener(c -> cancelled.complete(c.cancellationCause()), Runnable::run);
           return reply;
         };
-    Puppet.Stream s = register(handler, o -> o, Serve.RegisterOptions.DEFAULT);
+    Puppet.Stream s = register(handler, o -> o, RegisterOptions.DEFAULT);
     s.request(1, "WAIT", false);
     s.say(Frame.newBuilder().setSession(9));
     assertEquals(Reason.REASON_INVALID_REQUEST, s.next(Frame.BodyCase.FAILURE).getFailure().getReason());
@@ -224,7 +224,7 @@ class ServeTest {
           waiting.add(reply);
           return reply;
         };
-    Puppet.Stream s = register(handler, o -> o, Serve.RegisterOptions.DEFAULT);
+    Puppet.Stream s = register(handler, o -> o, RegisterOptions.DEFAULT);
     s.request(4, "WAIT", false);
     CompletableFuture<Reply> reply = waiting.poll(10, TimeUnit.SECONDS);
     CompletableFuture<Void> closed = serve.closeAsync();
