@@ -45,16 +45,8 @@ func cores(ctx context.Context, n int) (metrics, error) {
 		return nil, err
 	}
 	defer server.stop()
-	m, err := mesh.New(mesh.Options{Name: "caller"})
+	m, clients, err := namesFor(server.addr, n, mesh.Options{Name: "caller"})
 	if err != nil {
-		return nil, err
-	}
-	table, clients := mesh.Table{}, make([]client, n)
-	for i := range n {
-		table[nodeName(i)] = server.addr
-		clients[i] = nodeClient{m, nodeName(i)}
-	}
-	if err := m.Reload(table); err != nil {
 		return nil, err
 	}
 	if err := ready(ctx, m, namesOf(n)); err != nil {

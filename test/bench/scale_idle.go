@@ -38,16 +38,8 @@ func linkMesh(ctx context.Context, n int) ([]client, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := mesh.New(mesh.Options{Name: "caller", IdleTime: -1})
+	m, clients, err := namesFor(addr, n, mesh.Options{Name: "caller", IdleTime: -1})
 	if err != nil {
-		return nil, err
-	}
-	table, clients := mesh.Table{}, make([]client, n)
-	for i := range n {
-		table[nodeName(i)] = addr
-		clients[i] = nodeClient{m, nodeName(i)}
-	}
-	if err := m.Reload(table); err != nil {
 		return nil, err
 	}
 	return clients, ready(ctx, m, namesOf(n))

@@ -77,6 +77,21 @@ func namesOf(n int) []string {
 	return names
 }
 
+// namesFor makes a mesh whose table has n names for one address: so many links,
+// none of which is open yet.
+func namesFor(addr string, n int, o mesh.Options) (*mesh.Mesh, []client, error) {
+	m, err := mesh.New(o)
+	if err != nil {
+		return nil, nil, err
+	}
+	table, clients := mesh.Table{}, make([]client, n)
+	for i := range n {
+		table[nodeName(i)] = addr
+		clients[i] = nodeClient{m, nodeName(i)}
+	}
+	return m, clients, m.Reload(table)
+}
+
 // linkTime bounds the opening of all links of a point.
 const linkTime = 30 * time.Second
 

@@ -48,16 +48,8 @@ func redialMesh(ctx context.Context, n int) (metrics, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := mesh.New(mesh.Options{Name: "caller", IdleTime: redialIdle})
+	m, clients, err := namesFor(addr, n, mesh.Options{Name: "caller", IdleTime: redialIdle})
 	if err != nil {
-		return nil, err
-	}
-	table, clients := mesh.Table{}, make([]client, n)
-	for i := range n {
-		table[nodeName(i)] = addr
-		clients[i] = nodeClient{m, nodeName(i)}
-	}
-	if err := m.Reload(table); err != nil {
 		return nil, err
 	}
 	before := measureFootprint()
