@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use tokio::time::{sleep_until, timeout};
 use tokio_stream::Stream;
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use crate::fill::Fill;
 use crate::hello::{self, Peer, PeerLimits};
@@ -87,10 +87,15 @@ async fn greet(shared: &Arc<Shared>, link: u64, signal: Arc<Signal>) -> Result<G
         Some(cause) => text_of(cause), // tonic's own words say nothing
         None => e.to_string(),
     })?;
-    let (own, batch) = shared.with(|node, _| (hello::own(&node.options), node.options.max_batch_bytes));
+    let (own, batch, token) =
+        shared.with(|node, _| (hello::own(&node.options), node.options.max_batch_bytes, node.options.token.clone()));
     let writer = Writer { shared: shared.clone(), link, signal, hello: Some(own), done: false };
     let mut client = ClusterServiceClient::new(channel).max_decoding_message_size(batch + BATCH_SLACK);
-    let mut down = client.link(writer).await.map_err(|s| status_text(&s))?.into_inner();
+    let mut request = Request::new(writer);
+    if let Some(token) = token {
+        request.metadata_mut().insert("authorization", token);
+    }
+    let mut down = client.link(request).await.map_err(|s| status_text(&s))?.into_inner();
     loop {
         let message = down.message().await.map_err(|s| status_text(&s))?;
         let Some(mut message) = message else {

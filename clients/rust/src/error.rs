@@ -84,8 +84,13 @@ pub enum Reason {
     ConnectFailed,
     /// This [`Link`](crate::Link) is closed.
     Closed,
-    /// The link broke after the message was sent.
+    /// The link broke after the message was sent, or the program behind the node was
+    /// lost.
     LinkBroken,
+    /// The name is in use by others.
+    NameTaken,
+    /// The message was passed on too often: 8 hops.
+    Loop,
     /// The timeout of the request was over in this process.
     DeadlineExceeded,
 }
@@ -119,6 +124,8 @@ impl Reason {
             Reason::ConnectFailed => ("CONNECT_FAILED", Code::Unavailable),
             Reason::Closed => ("CLOSED", Code::Unavailable),
             Reason::LinkBroken => ("LINK_BROKEN", Code::Aborted),
+            Reason::NameTaken => ("NAME_TAKEN", Code::AlreadyExists),
+            Reason::Loop => ("LOOP", Code::FailedPrecondition),
             Reason::DeadlineExceeded => ("DEADLINE_EXCEEDED", Code::DeadlineExceeded),
         }
     }
@@ -141,6 +148,9 @@ impl Reason {
             pb::Reason::Expired => (Reason::Expired, Rejected),
             pb::Reason::NotPermitted => (Reason::NotPermitted, Rejected),
             pb::Reason::InvalidRequest => (Reason::InvalidRequest, Rejected),
+            pb::Reason::NameTaken => (Reason::NameTaken, Rejected),
+            pb::Reason::Loop => (Reason::Loop, Rejected),
+            pb::Reason::LinkBroken => (Reason::LinkBroken, MaybeExecuted),
         }
     }
 }

@@ -69,5 +69,5 @@ pub use error::{Error, Reason, Verdict};
 pub use hello::Peer;
 pub use link::Link;
 pub use message::{Address, Reply, Request};
-pub use options::{Builder, InvalidAddress};
+pub use options::{Builder, InvalidAddress, InvalidToken};
 pub use stats::Stats;

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::hello;
@@ -20,6 +21,7 @@ pub(crate) struct Options {
     pub(crate) node: String,
     pub(crate) process: String,
     pub(crate) incarnation: u32,
+    pub(crate) token: Option<AsciiMetadataValue>,
     pub(crate) heartbeat: Duration,
     pub(crate) dial_timeout: Duration,
     pub(crate) backoff_min: Duration,
@@ -66,6 +68,18 @@ impl fmt::Display for InvalidAddress {
 
 impl StdError for InvalidAddress {}
 
+/// The token of a link cannot be sent.
+#[derive(Debug)]
+pub struct InvalidToken(());
+
+impl fmt::Display for InvalidToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a token has visible ASCII characters only; this one has others (a line break at its end?)")
+    }
+}
+
+impl StdError for InvalidToken {}
+
 impl Builder {
     pub(crate) fn new(address: &str) -> Builder {
         Builder {
@@ -73,6 +87,7 @@ impl Builder {
                 address: address.to_owned(),
                 node: String::new(),
                 process: format!("rust-{}", std::process::id()),
+                token: None,
                 incarnation: (hello::random() as u32).max(1),
                 heartbeat: Duration::from_secs(2),
                 dial_timeout: Duration::from_secs(5),
@@ -104,6 +119,16 @@ impl Builder {
     pub fn process(mut self, name: impl Into<String>) -> Builder {
         self.options.process = name.into();
         self
+    }
+
+    /// The shared token of the mesh, where the node asks for one. It is shown in the
+    /// metadata of the stream, so connect with TLS outside this machine. The error
+    /// says that it is no visible ASCII text.
+    pub fn token(mut self, token: &str) -> Result<Builder, InvalidToken> {
+        let mut value = AsciiMetadataValue::try_from(format!("Bearer {token}")).map_err(|_| InvalidToken(()))?;
+        value.set_sensitive(true);
+        self.options.token = Some(value);
+        Ok(self)
     }
 
     /// The longest time for which this side sends nothing. Default 2 s. The node

@@ -84,6 +84,35 @@ async fn examples_as_the_readme_says() {
     assert_eq!(out, "name not found: \"@nobody\" (rejected)\n");
 }
 
+#[tokio::test]
+#[ignore = "needs MESHNODE"]
+async fn a_stub_through_the_gateway() {
+    // A port that is free now: the table has to name it before the node listens.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let db = format!("db=127.0.0.1:{port}");
+    let mut node = Node::start(&["--node", &db, "--open", "db", "--gateway", "127.0.0.1:0"]);
+    let gateway = format!("http://{}", node.address("gateway listening").await);
+    assert_eq!(example("stub", &[&gateway, "k", "v1"]).await, "before: (nothing)\nv1\n");
+    assert_eq!(example("stub", &[&gateway, "k", "v2"]).await, "before: v1\nv2\n");
+    assert_eq!(example("stub", &[&gateway, "none"]).await, "(nothing)\n");
+}
+
+#[tokio::test]
+#[ignore = "needs MESHNODE"]
+async fn a_token_is_shown() {
+    let token = "0123456789abcdef0123456789abcdef";
+    let file = std::env::temp_dir().join(format!("meshnode-rust-token-{}", std::process::id()));
+    std::fs::write(&file, format!("{token}\n")).unwrap();
+    let mut node = Node::start(&["--listen", "127.0.0.1:0", "--token-file", file.to_str().unwrap()]);
+    let address = node.address("listening").await;
+    let e = Link::new(&address).unwrap().ready().await.unwrap_err();
+    assert_eq!((e.verdict(), e.reason()), (Verdict::NotSent, Reason::ConnectFailed));
+    assert!(e.message().contains("token"), "{e}");
+    Link::builder(&address).token(token).unwrap().build().unwrap().ready().await.unwrap();
+    assert!(Link::builder(&address).token("line\nbreak").is_err());
+    std::fs::remove_file(file).unwrap();
+}
+
 /// What an example prints.
 async fn example(name: &str, args: &[&str]) -> String {
     let mut path = std::env::current_exe().expect("a test has a path");

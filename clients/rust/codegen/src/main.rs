@@ -69,25 +69,46 @@ fn generate(root: &Path, o: &Output) -> Result<String, Box<dyn error::Error>> {
     Ok(text)
 }
 
+/// Which .proto files the code is of: tests/generated.rs compares, so that nobody
+/// needs to build this program to see that the code is old.
+fn sources(root: &Path) -> Result<String, Box<dyn error::Error>> {
+    let mut protos: Vec<_> = OUTPUTS.iter().flat_map(|o| o.protos).collect();
+    protos.sort();
+    protos.dedup();
+    let mut text = String::new();
+    for proto in protos {
+        text += &format!("{:016x} {proto}\n", fnv(&fs::read(root.join(proto))?));
+    }
+    Ok(text)
+}
+
+/// FNV-1a, as in tests/generated.rs.
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
+}
+
 fn main() -> Result<(), Box<dyn error::Error>> {
     let check = env::args().nth(1).as_deref() == Some("--check");
     let krate = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
     let root = krate.join("../..");
     let mut stale = false;
+    let mut files = vec![("codegen/sources.txt", sources(&root)?)];
     for o in OUTPUTS {
-        let text = generate(&root, o)?;
-        let file = krate.join(o.file);
+        files.push((o.file, generate(&root, o)?));
+    }
+    for (name, text) in files {
+        let file = krate.join(name);
         if fs::read_to_string(&file).is_ok_and(|have| have == text) {
             continue;
         }
         if check {
-            eprintln!("{} is not what the .proto files give: run codegen without --check", o.file);
+            eprintln!("{name} is not what the .proto files give: run codegen without --check");
             stale = true;
             continue;
         }
         fs::create_dir_all(file.parent().expect("a file has a directory"))?;
         fs::write(&file, text)?;
-        println!("wrote {}", o.file);
+        println!("wrote {name}");
     }
     if stale {
         process::exit(1);

@@ -248,8 +248,8 @@ pub struct Reply {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Failure {
     /// reason decides what is known of the call's execution: HANDLER, PANIC and
-    /// REPLY_TOO_LARGE mean that the handler ran, CANCELLED that it may have,
-    /// every other reason that no handler was started.
+    /// REPLY_TOO_LARGE mean that the handler ran, CANCELLED and LINK_BROKEN that it
+    /// may have, every other reason that no handler was started.
     #[prost(enumeration = "Reason", tag = "1")]
     pub reason: i32,
     /// code is a gRPC status code, 1 to 16.
@@ -370,7 +370,8 @@ pub struct CallRequest {
     #[prost(bytes = "bytes", tag = "3")]
     pub payload: ::prost::bytes::Bytes,
     /// json is the payload as JSON, instead of payload. The method must be a full
-    /// gRPC method, and its node must answer reflection; the answer is JSON too.
+    /// gRPC method, with its leading slash, and its service must answer gRPC
+    /// reflection; the answer is JSON too. A process may refuse JSON.
     #[prost(string, tag = "4")]
     pub json: ::prost::alloc::string::String,
     /// push: the answer comes once the message stands in the line of an open link.
@@ -428,6 +429,12 @@ pub enum Reason {
     NotPermitted = 13,
     /// The request breaks a rule of this file; the message says which.
     InvalidRequest = 14,
+    /// Register: the name is in use, and not shared by all who ask for it.
+    NameTaken = 15,
+    /// The program that had the call was lost, or its answer could not be read.
+    LinkBroken = 16,
+    /// The message was passed on too often: 8 hops.
+    Loop = 17,
 }
 impl Reason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -451,6 +458,9 @@ impl Reason {
             Self::Cancelled => "REASON_CANCELLED",
             Self::NotPermitted => "REASON_NOT_PERMITTED",
             Self::InvalidRequest => "REASON_INVALID_REQUEST",
+            Self::NameTaken => "REASON_NAME_TAKEN",
+            Self::LinkBroken => "REASON_LINK_BROKEN",
+            Self::Loop => "REASON_LOOP",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -471,6 +481,9 @@ impl Reason {
             "REASON_CANCELLED" => Some(Self::Cancelled),
             "REASON_NOT_PERMITTED" => Some(Self::NotPermitted),
             "REASON_INVALID_REQUEST" => Some(Self::InvalidRequest),
+            "REASON_NAME_TAKEN" => Some(Self::NameTaken),
+            "REASON_LINK_BROKEN" => Some(Self::LinkBroken),
+            "REASON_LOOP" => Some(Self::Loop),
             _ => None,
         }
     }
@@ -564,6 +577,8 @@ pub mod cluster_service_client {
         ///   RESOURCE_EXHAUSTED  too many links (before the hello)
         ///   FAILED_PRECONDITION no common protocol version, or no hello in time
         ///   PERMISSION_DENIED   the name in the hello is not the caller's
+        ///   UNAUTHENTICATED     the listener asks for a token in the metadata
+        ///                       ("authorization: Bearer TOKEN"), and it is not right
         ///   INVALID_ARGUMENT    protocol error: the message says which frame broke
         ///                       which rule
         ///   RESOURCE_EXHAUSTED  (after it) a message longer than max_batch_bytes
@@ -596,11 +611,18 @@ pub mod cluster_service_client {
         /// Serve is Link with the roles swapped, for a program that answers but cannot
         /// listen. The program opens the stream and speaks first (hello); its hello's
         /// max_calls says how many requests it takes at once. It registers names;
-        /// requests for them come down, its answers go up. Sessions of requests are
-        /// the listener's, those of register and unregister the program's own. When
-        /// the stream ends its names go. A goaway from the program means that it takes
-        /// no more requests; half-close after the last answer. The stream ends as
-        /// Link's does.
+        /// requests for them come down, addressed by name, and its answers go up.
+        /// Sessions of requests are the listener's, those of register and unregister
+        /// the program's own. When the stream ends its names go. A goaway from the
+        /// program means that it takes no more requests; half-close after the last
+        /// answer.
+        ///
+        /// The stream ends with OK after an orderly end: the program half-closed, or it
+        /// said goaway and has answered all that it took. Otherwise as Link's does, and
+        /// with
+        ///   PERMISSION_DENIED   this listener takes no programs (before the hello)
+        ///   UNAVAILABLE         the listener is leaving: it sent no more requests and
+        ///                       waited for the answers; open Serve elsewhere, or again
         pub async fn serve(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::ServeRequest>,
@@ -627,8 +649,15 @@ pub mod cluster_service_client {
         }
         /// Call is one call, push or query for a program that keeps no stream: a
         /// shell script, a test. The gRPC deadline is the call's deadline, gRPC
-        /// metadata its headers. An error is the gRPC status that a caller in the mesh
-        /// would see, with the same google.rpc.ErrorInfo (domain "mesh").
+        /// metadata its headers; a reply's headers and trailers come back as gRPC's. An
+        /// error is the gRPC status that a caller in the mesh would see, with the same
+        /// google.rpc.ErrorInfo (domain "mesh"). Other nodes are called only where the
+        /// process was told to pass calls on: PERMISSION_DENIED otherwise.
+        ///
+        /// Whoever passes on a call that came to it says in the metadata "mesh-hops" how
+        /// many hops it had made; at 8 it is refused. Other metadata that begins with
+        /// "mesh-" is refused. A request may be as long as max_batch_bytes of Link's
+        /// hello says (262144 by default), a reply 1048576; larger ones take a Link.
         pub async fn call(
             &mut self,
             request: impl tonic::IntoRequest<super::CallRequest>,

@@ -26,6 +26,8 @@ pub mod cluster_service_server {
         ///   RESOURCE_EXHAUSTED  too many links (before the hello)
         ///   FAILED_PRECONDITION no common protocol version, or no hello in time
         ///   PERMISSION_DENIED   the name in the hello is not the caller's
+        ///   UNAUTHENTICATED     the listener asks for a token in the metadata
+        ///                       ("authorization: Bearer TOKEN"), and it is not right
         ///   INVALID_ARGUMENT    protocol error: the message says which frame broke
         ///                       which rule
         ///   RESOURCE_EXHAUSTED  (after it) a message longer than max_batch_bytes
@@ -44,19 +46,33 @@ pub mod cluster_service_server {
         /// Serve is Link with the roles swapped, for a program that answers but cannot
         /// listen. The program opens the stream and speaks first (hello); its hello's
         /// max_calls says how many requests it takes at once. It registers names;
-        /// requests for them come down, its answers go up. Sessions of requests are
-        /// the listener's, those of register and unregister the program's own. When
-        /// the stream ends its names go. A goaway from the program means that it takes
-        /// no more requests; half-close after the last answer. The stream ends as
-        /// Link's does.
+        /// requests for them come down, addressed by name, and its answers go up.
+        /// Sessions of requests are the listener's, those of register and unregister
+        /// the program's own. When the stream ends its names go. A goaway from the
+        /// program means that it takes no more requests; half-close after the last
+        /// answer.
+        ///
+        /// The stream ends with OK after an orderly end: the program half-closed, or it
+        /// said goaway and has answered all that it took. Otherwise as Link's does, and
+        /// with
+        ///   PERMISSION_DENIED   this listener takes no programs (before the hello)
+        ///   UNAVAILABLE         the listener is leaving: it sent no more requests and
+        ///                       waited for the answers; open Serve elsewhere, or again
         async fn serve(
             &self,
             request: tonic::Request<tonic::Streaming<::meshnode::pb::ServeRequest>>,
         ) -> std::result::Result<tonic::Response<Self::ServeStream>, tonic::Status>;
         /// Call is one call, push or query for a program that keeps no stream: a
         /// shell script, a test. The gRPC deadline is the call's deadline, gRPC
-        /// metadata its headers. An error is the gRPC status that a caller in the mesh
-        /// would see, with the same google.rpc.ErrorInfo (domain "mesh").
+        /// metadata its headers; a reply's headers and trailers come back as gRPC's. An
+        /// error is the gRPC status that a caller in the mesh would see, with the same
+        /// google.rpc.ErrorInfo (domain "mesh"). Other nodes are called only where the
+        /// process was told to pass calls on: PERMISSION_DENIED otherwise.
+        ///
+        /// Whoever passes on a call that came to it says in the metadata "mesh-hops" how
+        /// many hops it had made; at 8 it is refused. Other metadata that begins with
+        /// "mesh-" is refused. A request may be as long as max_batch_bytes of Link's
+        /// hello says (262144 by default), a reply 1048576; larger ones take a Link.
         async fn call(
             &self,
             request: tonic::Request<::meshnode::pb::CallRequest>,
