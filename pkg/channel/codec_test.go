@@ -47,17 +47,19 @@ var (
 	}), 0, 4)
 	anyFrame = rapid.Custom(func(t *rapid.T) *meshv1.Frame {
 		f := &meshv1.Frame{Session: anyNumber.Draw(t, "session")}
-		switch kind(rapid.IntRange(1, 12).Draw(t, "kind")) {
+		switch kind(rapid.SampledFrom([]int{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 17, 18, 19}).Draw(t, "kind")) {
 		case kindHello:
 			f.Body = &meshv1.Frame_Hello{Hello: &meshv1.Hello{
 				Version: 1, Process: anyText.Draw(t, "process"), Node: anyText.Draw(t, "node"), Incarnation: rapid.Uint32().Draw(t, "incarnation"),
 				Features: rapid.SliceOfN(anyText, 0, 3).Draw(t, "features"), HeartbeatIntervalMs: rapid.Uint32().Draw(t, "ms"), MaxMessageBytes: anyNumber.Draw(t, "max"),
+				StreamWindowBytes: rapid.Uint32().Draw(t, "window"), MaxStreams: rapid.Uint32().Draw(t, "streams"),
 			}}
 		case kindRequest:
 			r := &meshv1.Request{
 				Method: anyText.Draw(t, "method"), Push: rapid.Bool().Draw(t, "push"), TimeLeftUs: anyNumber.Draw(t, "left"), Headers: anyHeaders.Draw(t, "headers"),
 				TraceTag: anyText.Draw(t, "tag"), Payload: anyBytes.Draw(t, "payload"), TotalSize: anyNumber.Draw(t, "total"),
 				Hops: rapid.Uint32().Draw(t, "hops"), OnBehalf: anyText.Draw(t, "on behalf"),
+				Stream: rapid.Bool().Draw(t, "stream"),
 			}
 			switch rapid.IntRange(0, 2).Draw(t, "address") {
 			case 1:
@@ -89,6 +91,14 @@ var (
 			f.Body = &meshv1.Frame_Unregister{Unregister: &meshv1.Unregister{Name: anyText.Draw(t, "name")}}
 		case kindRegistered:
 			f.Body = &meshv1.Frame_Registered{Registered: &meshv1.Registered{Handle: anyNumber.Draw(t, "handle")}}
+		case kindMessage:
+			f.Body = &meshv1.Frame_Message{Message: &meshv1.StreamMessage{Payload: anyBytes.Draw(t, "payload"), TotalSize: anyNumber.Draw(t, "total")}}
+		case kindHalfClose:
+			f.Body = &meshv1.Frame_HalfClose{HalfClose: &meshv1.HalfClose{}}
+		case kindWindow:
+			f.Body = &meshv1.Frame_Window{Window: &meshv1.Window{Bytes: anyNumber.Draw(t, "bytes")}}
+		case kindStreamHeaders:
+			f.Body = &meshv1.Frame_StreamHeaders{StreamHeaders: &meshv1.StreamHeaders{Headers: anyHeaders.Draw(t, "headers")}}
 		}
 		return f
 	})
@@ -104,6 +114,7 @@ func toFrame(p *meshv1.Frame) frame {
 		r := b.Request
 		f.kind, f.addressed, f.name, f.handle = kindRequest, r.GetAddress() != nil, r.GetName(), r.GetHandle()
 		f.method, f.push, f.timeLeft, f.tag = r.GetMethod(), r.GetPush(), r.GetTimeLeftUs(), r.GetTraceTag()
+		f.stream = r.GetStream()
 		f.payload, f.total, f.headers = r.GetPayload(), r.GetTotalSize(), headersFromWire(r.GetHeaders())
 		f.hops, f.onBehalf = r.GetHops(), r.GetOnBehalf()
 	case *meshv1.Frame_Reply:
@@ -126,6 +137,14 @@ func toFrame(p *meshv1.Frame) frame {
 		f.kind, f.unregister = kindUnregister, b.Unregister
 	case *meshv1.Frame_Registered:
 		f.kind, f.registered = kindRegistered, b.Registered
+	case *meshv1.Frame_Message:
+		f.kind, f.payload, f.total = kindMessage, b.Message.GetPayload(), b.Message.GetTotalSize()
+	case *meshv1.Frame_HalfClose:
+		f.kind = kindHalfClose
+	case *meshv1.Frame_Window:
+		f.kind, f.total = kindWindow, b.Window.GetBytes()
+	case *meshv1.Frame_StreamHeaders:
+		f.kind, f.headers = kindStreamHeaders, headersFromWire(b.StreamHeaders.GetHeaders())
 	}
 	return f
 }
@@ -246,9 +265,15 @@ var odd = map[string]wire{
 	"wrong wire types":       wire{}.number(1, 5).bytes(1, wire{}.text(1, "x").number(3, 4).bytes(3, wire{}.number(1, 1).text(2, "x").number(8, 8).text(4, "x"))),
 	"zeros that are written": wire{}.bytes(1, wire{}.number(1, 0).bytes(3, wire{}.number(2, 0).text(3, "").number(4, 0).number(5, 0).bytes(6, nil).text(7, "").text(8, "").number(9, 0))),
 	"long varints":           append(wire{0x8a, 0x80, 0x00}, wire{0x84, 0x80, 0x00, 0x88, 0x80, 0x00, 0x05}[0:3]...).pad(),
-	"unknown kinds":          wire{}.bytes(1, wire{}.number(1, 5).bytes(16, wire{}.number(1, 1))).bytes(1, wire{}.number(1, 6).bytes(1000, nil)),
+	"unknown kinds":          wire{}.bytes(1, wire{}.number(1, 5).bytes(20, wire{}.number(1, 1))).bytes(1, wire{}.number(1, 6).bytes(1000, nil)),
 	"the greatest session":   wire{}.bytes(1, wire{}.number(1, 1<<64-1).bytes(6, nil)),
 	"name, then handle":      wire{}.bytes(1, wire{}.bytes(3, wire{}.text(1, "").number(2, 5))),
+	"a message, then parts":  wire{}.bytes(1, wire{}.bytes(16, wire{}.text(1, "m").number(2, 70000)).number(1, 3)).bytes(1, wire{}.bytes(6, wire{}.text(1, "p")).bytes(16, wire{}.number(2, 1).text(1, "n"))),
+	"half-closes":            wire{}.bytes(1, wire{}.bytes(17, wire{}.number(1, 1).text(2, "x"))).bytes(1, wire{}.bytes(17, nil).bytes(18, nil)),
+	"windows merge":          wire{}.bytes(1, wire{}.bytes(18, wire{}.number(1, 5).text(1, "x")).bytes(18, wire{}.number(2, 9)).bytes(18, wire{}.number(1, 1<<63))),
+	"stream headers merge":   wire{}.bytes(1, wire{}.bytes(19, wire{}.bytes(1, wire{}.text(1, "k").text(2, "v"))).bytes(19, wire{}.number(1, 3).bytes(1, nil))),
+	"a stream that is none":  wire{}.bytes(1, wire{}.bytes(3, wire{}.number(12, 1).number(12, 0).text(12, "x").text(1, "@a"))),
+	"a long tag of a body":   wire{}.bytes(1, append(wire{0x92, 0x81, 0x00}, 0x02, 0x08, 0x05)),
 	"an empty name, a name":  wire{}.bytes(1, wire{}.bytes(3, wire{}.text(1, "").text(1, "@a"))),
 }
 
@@ -315,6 +340,10 @@ var malformed = map[string]wire{
 	"a cut reply":             wire{}.bytes(1, wire{}.bytes(4, wire{0x10})),
 	"a cut part":              wire{}.bytes(1, wire{}.bytes(6, wire{0x0a, 0x7f})),
 	"a cut cancel":            wire{}.bytes(1, wire{}.bytes(7, wire{0x0a})),
+	"a cut message":           wire{}.bytes(1, wire{}.bytes(16, wire{0x0a, 0x7f})),
+	"a cut half-close":        wire{}.bytes(1, wire{}.bytes(17, wire{0x0a})),
+	"a cut window":            wire{}.bytes(1, wire{}.bytes(18, wire{0x08})),
+	"cut stream headers":      wire{}.bytes(1, wire{}.bytes(19, wire{0x0a, 0x03, 0x0a})),
 	"a cut hello":             wire{}.bytes(1, wire{}.bytes(2, wire{0x0a, 0x7f})),
 	"a body that is replaced": wire{}.bytes(1, wire{}.bytes(3, wire{0x08}).bytes(7, nil)),
 	"an unclosed group":       wire{}.bytes(1, wire{0xc3, 0x02}),

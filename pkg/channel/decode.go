@@ -117,10 +117,7 @@ func (in *inbox) frame(f *frame, c *cursor, n int) error {
 		switch {
 		case x.typ != protowire.BytesType:
 			return nil
-		case x.num >= 16 && x.num <= 19: // streams: not read yet
-			f.reset(kindNone)
-			return nil
-		case x.num < protowire.Number(kindHello) || x.num > protowire.Number(kindRegistered):
+		case !known(x.num):
 			return nil
 		}
 		if k := kind(x.num); f.kind != k {
@@ -131,7 +128,7 @@ func (in *inbox) frame(f *frame, c *cursor, n int) error {
 			return in.request(f, c, int(x.v))
 		case kindReply:
 			return in.reply(f, c, int(x.v))
-		case kindPart, kindHeartbeat:
+		case kindPart, kindHeartbeat, kindMessage, kindWindow, kindStreamHeaders:
 			return in.small(f, c, int(x.v))
 		default:
 			return decodeRare(f, c.peek(x.v))
@@ -142,6 +139,12 @@ func (in *inbox) frame(f *frame, c *cursor, n int) error {
 	}
 	f.byName = false
 	return err
+}
+
+// known says that a field number is that of a body.
+func known(n protowire.Number) bool {
+	return n >= protowire.Number(kindHello) && n <= protowire.Number(kindRegistered) ||
+		n >= protowire.Number(kindMessage) && n <= protowire.Number(kindStreamHeaders)
 }
 
 func (in *inbox) request(f *frame, c *cursor, n int) error {
@@ -172,6 +175,8 @@ func (in *inbox) request(f *frame, c *cursor, n int) error {
 		case x.bytes(11):
 			f.onBehalf = in.text(c.peek(x.v))
 			f.utf8Rule("on_behalf", f.onBehalf)
+		case x.varint(12):
+			f.stream = x.v != 0
 		}
 		return nil
 	})
@@ -196,8 +201,12 @@ func (in *inbox) reply(f *frame, c *cursor, n int) error {
 func (in *inbox) small(f *frame, c *cursor, n int) error {
 	return c.fields(n, func(x field) error {
 		switch {
-		case f.kind == kindPart && x.bytes(1):
+		case (f.kind == kindPart || f.kind == kindMessage) && x.bytes(1):
 			f.take(c, x.v)
+		case f.kind == kindMessage && x.varint(2), f.kind == kindWindow && x.varint(1):
+			f.total = x.v
+		case f.kind == kindStreamHeaders && x.bytes(1):
+			return in.header(f, &f.headers, c, int(x.v))
 		case f.kind == kindHeartbeat && x.varint(1):
 			f.stopped = x.v != 0
 		}
@@ -250,7 +259,7 @@ func decodeRare(f *frame, b []byte) error {
 		return merge(b, &f.unregister)
 	case kindRegistered:
 		return merge(b, &f.registered)
-	default: // cancel: nothing in it matters
+	default: // cancel, half_close: nothing in it matters
 		c := newCursor(mem.BufferSlice{mem.SliceBuffer(b)})
 		return c.fields(c.left, func(field) error { return nil })
 	}

@@ -80,7 +80,7 @@ func hasGroup(data []byte) bool {
 // not read, though it is in the .proto.
 func hasLater(data []byte) bool {
 	return slices.ContainsFunc(data, func(b byte) bool {
-		return slices.Contains([]byte{0x52, 0x5a, 0x62, 0xd2, 0xda, 0xe2, 0x82, 0x8a, 0x92, 0x9a}, b)
+		return slices.Contains([]byte{0x52, 0x5a, 0x62, 0xd2, 0xda, 0xe2}, b)
 	})
 }
 

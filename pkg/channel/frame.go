@@ -25,6 +25,11 @@ const (
 	kindRegister   kind = 10
 	kindUnregister kind = 11
 	kindRegistered kind = 12
+
+	kindMessage       kind = 16
+	kindHalfClose     kind = 17
+	kindWindow        kind = 18
+	kindStreamHeaders kind = 19
 )
 
 // frame is mesh.v1.Frame in the form that the hot path wants: flat, reused
@@ -42,15 +47,17 @@ type frame struct {
 	handle    uint64
 	method    string
 	push      bool
+	stream    bool
 	timeLeft  uint64 // microseconds
 	tag       string
 	hops      uint32
 	onBehalf  string
 
-	// request and reply; payload also of a part
+	// request, reply and message; payload also of a part, headers also of a
+	// stream's headers
 	payload  []byte
-	held     *held // what arrived, instead of payload
-	total    uint64
+	held     *held  // what arrived, instead of payload
+	total    uint64 // of a window: what it adds
 	headers  []Header
 	trailers []Header
 
@@ -84,7 +91,7 @@ func (f *frame) rare() proto.Message {
 	}
 }
 
-func tagged(n int) int         { return 1 + protowire.SizeBytes(n) } // field numbers stay below 16
+func tagged(n int) int         { return 1 + protowire.SizeBytes(n) } // of a field number below 16
 func sizeVarint(v uint64) int  { return 1 + protowire.SizeVarint(v) }
 func sizeString(s string) int  { return sizeBytes(len(s)) }
 func sizeHeader(h *Header) int { return sizeString(h.Key) + sizeBytes(len(h.Value)) }
@@ -124,12 +131,19 @@ func (f *frame) bodySize() int {
 		if f.push {
 			n += 2
 		}
+		if f.stream {
+			n += 2
+		}
 		return n + sizeString(f.method) + sizeNonZero(f.timeLeft) + sizeHeaders(f.headers) +
 			sizeString(f.tag) + sizeBytes(len(f.payload)) + sizeNonZero(f.total) + sizeNonZero(uint64(f.hops)) + sizeString(f.onBehalf)
 	case kindReply:
 		return sizeBytes(len(f.payload)) + sizeNonZero(f.total) + sizeHeaders(f.headers) + sizeHeaders(f.trailers)
-	case kindPart:
-		return sizeBytes(len(f.payload))
+	case kindPart, kindMessage:
+		return sizeBytes(len(f.payload)) + sizeNonZero(f.total)
+	case kindWindow:
+		return sizeNonZero(f.total)
+	case kindStreamHeaders:
+		return sizeHeaders(f.headers)
 	case kindHeartbeat:
 		if f.stopped {
 			return 2
@@ -149,6 +163,9 @@ func (f *frame) size() int {
 	n := sizeNonZero(f.session)
 	if f.kind != kindNone {
 		n += tagged(f.bodySize())
+	}
+	if f.kind >= kindMessage {
+		n++ // the tag has two bytes
 	}
 	return n
 }
@@ -191,7 +208,7 @@ func (f *frame) appendBefore(b []byte) []byte {
 	if f.kind == kindNone {
 		return b
 	}
-	b = appendTag(b, protowire.Number(f.kind), protowire.BytesType)
+	b = protowire.AppendTag(b, protowire.Number(f.kind), protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(f.bodySize()))
 	payload := protowire.Number(1)
 	switch f.kind {
@@ -204,7 +221,11 @@ func (f *frame) appendBefore(b []byte) []byte {
 		b = appendHeaders(b, 6, f.headers)
 		b = appendString(b, 7, f.tag)
 		payload = 8
-	case kindReply, kindPart:
+	case kindReply, kindPart, kindMessage:
+	case kindWindow:
+		b = appendNonZero(b, 1, f.total)
+	case kindStreamHeaders:
+		b = appendHeaders(b, 1, f.headers)
 	case kindHeartbeat:
 		if f.stopped {
 			b = append(appendTag(b, 1, protowire.VarintType), 1)
@@ -229,12 +250,17 @@ func (f *frame) appendAfter(b []byte) []byte {
 		b = appendNonZero(b, 9, f.total)
 		b = appendNonZero(b, 10, uint64(f.hops))
 		b = appendString(b, 11, f.onBehalf)
+		if f.stream {
+			b = append(appendTag(b, 12, protowire.VarintType), 1)
+		}
 		switch {
 		case f.name != "":
 			b = appendString(b, 1, f.name)
 		case f.addressed:
 			b = protowire.AppendVarint(appendTag(b, 2, protowire.VarintType), f.handle)
 		}
+	case kindMessage:
+		b = appendNonZero(b, 2, f.total)
 	case kindReply:
 		b = appendNonZero(b, 2, f.total)
 		b = appendHeaders(b, 3, f.headers)

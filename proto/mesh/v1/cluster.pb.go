@@ -708,8 +708,12 @@ type Hello struct {
 	// stream_window_bytes is what the speaker takes of each stream before it says
 	// window. Default 65536. Only where both said the feature "streams".
 	StreamWindowBytes uint32 `protobuf:"varint,11,opt,name=stream_window_bytes,json=streamWindowBytes,proto3" json:"stream_window_bytes,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// max_streams bounds the streams among the calls that the speaker takes on
+	// this link and has not answered. Default 4096. Beyond it streams are refused:
+	// overloaded.
+	MaxStreams    uint32 `protobuf:"varint,12,opt,name=max_streams,json=maxStreams,proto3" json:"max_streams,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
@@ -819,6 +823,13 @@ func (x *Hello) GetStreamWindowBytes() uint32 {
 	return 0
 }
 
+func (x *Hello) GetMaxStreams() uint32 {
+	if x != nil {
+		return x.MaxStreams
+	}
+	return 0
+}
+
 // Request begins a call or a push.
 type Request struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -855,8 +866,10 @@ type Request struct {
 	OnBehalf string `protobuf:"bytes,11,opt,name=on_behalf,json=onBehalf,proto3" json:"on_behalf,omitempty"`
 	// stream: the session is a stream, not a single call. payload is empty;
 	// messages follow, both ways, until half_close upwards and reply or failure
-	// downwards, which end it and are its one outcome. Only where both said the
-	// feature "streams".
+	// downwards, which end it and are its one outcome: a reply without payload.
+	// A method that is a single call may be called so too, with one message: its
+	// reply is then one message and an empty reply. Not with push. Only where both
+	// said the feature "streams".
 	Stream        bool `protobuf:"varint,12,opt,name=stream,proto3" json:"stream,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1422,9 +1435,12 @@ func (x *Heartbeat) GetReadingStopped() bool {
 	return false
 }
 
-// StreamMessage is one message of a stream. It counts against the window that
-// the receiver gave: its payload and 64 bytes. A speaker begins a message while
-// the window is above zero; a large one may take it below.
+// StreamMessage is one message of a stream. Each direction of a stream has a
+// window, which begins at the receiver's Hello.stream_window_bytes. A message
+// takes 64 bytes from it and each piece of its payload as many as it has: the
+// one in this frame, and those in the parts that follow a large one. Neither
+// this frame nor such a part is sent while the window is zero or below; either
+// may take it below. A new message begins after the last part of the one before.
 type StreamMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// payload, or its first 32768 bytes where total_size is set.
@@ -1516,10 +1532,12 @@ func (*HalfClose) Descriptor() ([]byte, []int) {
 	return file_mesh_v1_cluster_proto_rawDescGZIP(), []int{15}
 }
 
-// Window says that the speaker has consumed messages of this stream.
+// Window says that the speaker has consumed some of this stream. Gather small
+// amounts: one window for each half of stream_window_bytes is enough.
 type Window struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// bytes to add to the window: payloads and 64 bytes for each message.
+	// bytes to add to the window, not 0: payloads and 64 bytes for each message.
+	// It never rises above the stream_window_bytes of the speaker's hello.
 	Bytes         uint64 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1950,7 +1968,7 @@ const file_mesh_v1_cluster_proto_rawDesc = "" +
 	"half_close\x18\x11 \x01(\v2\x12.mesh.v1.HalfCloseH\x00R\thalfClose\x12)\n" +
 	"\x06window\x18\x12 \x01(\v2\x0f.mesh.v1.WindowH\x00R\x06window\x12?\n" +
 	"\x0estream_headers\x18\x13 \x01(\v2\x16.mesh.v1.StreamHeadersH\x00R\rstreamHeadersB\x06\n" +
-	"\x04body\"\x94\x03\n" +
+	"\x04body\"\xb5\x03\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x18\n" +
 	"\aprocess\x18\x02 \x01(\tR\aprocess\x12\x12\n" +
@@ -1963,7 +1981,9 @@ const file_mesh_v1_cluster_proto_rawDesc = "" +
 	"\x14max_unfinished_bytes\x18\t \x01(\x04R\x12maxUnfinishedBytes\x12\x1b\n" +
 	"\tmax_calls\x18\n" +
 	" \x01(\rR\bmaxCalls\x12.\n" +
-	"\x13stream_window_bytes\x18\v \x01(\rR\x11streamWindowBytes\"\xdc\x02\n" +
+	"\x13stream_window_bytes\x18\v \x01(\rR\x11streamWindowBytes\x12\x1f\n" +
+	"\vmax_streams\x18\f \x01(\rR\n" +
+	"maxStreams\"\xdc\x02\n" +
 	"\aRequest\x12\x14\n" +
 	"\x04name\x18\x01 \x01(\tH\x00R\x04name\x12\x18\n" +
 	"\x06handle\x18\x02 \x01(\x04H\x00R\x06handle\x12\x16\n" +
