@@ -35,8 +35,9 @@ type agent struct {
 	last    uint64              // the last session that was taken
 	calls   map[uint64]*Request // taken and not answered to the end
 	queue   replyQueue
-	writing bool          // the writer is in Send, or about to be
-	direct  bool          // the goroutine of an answer is
+	writing bool // the writer is in Send, or about to be
+	direct  bool // the goroutine of an answer is
+	streams streams
 	room    chan struct{} // closed when replies have room again; nil where the reader does not wait
 	open    int           // large requests that arrive, for the end of a drain
 	busy    bool          // the reader has a batch in its hand
@@ -48,11 +49,16 @@ type agent struct {
 }
 
 func newAgent(m *Manager, l *link, peer Peer, limits peerLimits, cut func(), in *inbox) *agent {
-	return &agent{
+	a := &agent{
 		link: l, m: m, opt: &m.opt, peer: peer, limits: limits, conn: cut, in: in,
 		joins: make(map[uint64]*Request), calls: make(map[uint64]*Request),
 		queue: replyQueue{bulk: bulk[*largeAnswer]{limit: limits.unfinished}},
 	}
+	a.streams = streams{
+		window: limits.window, message: limits.message, limit: m.opt.Limits.LinkStreams, wake: a.wake,
+		gate: &m.backlogs, most: m.opt.Limits.LinkReplyBytes,
+	}
+	return a
 }
 
 // read runs until the dialler half-closes or the link ends.
@@ -96,7 +102,7 @@ func (a *agent) take(in *inbox) error {
 			return err
 		}
 	}
-	if len(a.joins) > 0 && now.Sub(a.checked) >= time.Second {
+	if now.Sub(a.checked) >= time.Second {
 		a.checked = now
 		a.overdue(now)
 	}
@@ -134,6 +140,8 @@ func (a *agent) frame(f *frame, now time.Time) error {
 		return a.begin(f, now)
 	case kindPart:
 		return a.part(f, now)
+	case kindMessage, kindHalfClose, kindWindow:
+		return a.streamed(f, now)
 	case kindCancel:
 		a.cancelled(f.session)
 	case kindHeartbeat:
@@ -148,7 +156,7 @@ func (a *agent) frame(f *frame, now time.Time) error {
 func (a *agent) begin(f *frame, now time.Time) error {
 	a.mu.Lock()
 	switch {
-	case f.session <= a.last && f.kind == kindNone:
+	case f.session <= a.last && f.kind != kindRequest:
 		a.mu.Unlock()
 		a.m.Counters.FramesStray.Add(1)
 		return nil
@@ -170,9 +178,17 @@ func (a *agent) begin(f *frame, now time.Time) error {
 	default:
 		a.calls[r.Session] = r
 	}
+	if f.stream && refused == nil {
+		refused = a.openStream(r)
+	}
 	a.mu.Unlock()
 	switch {
 	case refused != nil:
+	case r.stream != nil:
+		refused = a.resolve(r)
+		if refused == nil && !r.stream.single {
+			return a.dispatch(r)
+		}
 	case f.total > 0:
 		refused = a.joining(r, f, now)
 	default:
@@ -188,8 +204,7 @@ func (a *agent) begin(f *frame, now time.Time) error {
 func (a *agent) part(f *frame, now time.Time) error {
 	r := a.joins[f.session]
 	if r == nil {
-		a.m.Counters.FramesStray.Add(1)
-		return nil
+		return a.streamed(f, now)
 	}
 	whole, err := r.join.add(f, now)
 	switch {
@@ -233,6 +248,7 @@ func (a *agent) readOn() {
 	for _, r := range a.joins {
 		r.join.last = now
 	}
+	a.readStreamsOn(now)
 	a.resume()
 }
 
@@ -270,6 +286,9 @@ func (a *agent) cancelled(session uint64) {
 		return
 	}
 	r.cancelled = true
+	if r.stream != nil && a.cancelledStream(r) {
+		return
+	}
 	if r.answered {
 		if size := a.queue.withdraw(r); size > 0 { // a large reply that has not left
 			a.m.replies.add(a.queue.putFirst(answer{r: r, fail: cancelFailure()}) - size)

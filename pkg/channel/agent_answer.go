@@ -36,7 +36,7 @@ func (a *agent) writeDirect() {
 	}
 	a.mu.Lock()
 	a.direct = false
-	more := a.queue.len() > 0 || a.leaving || a.eof || a.pulse.beat.Load()
+	more := a.queue.len() > 0 || len(a.streams.ready) > 0 || a.leaving || a.eof || a.pulse.beat.Load()
 	a.mu.Unlock()
 	if more {
 		a.wake()
@@ -68,8 +68,15 @@ func (a *agent) answerOnce(w answer) bool {
 		a.m.Counters.RepliesDropped.Add(1)
 		return false
 	}
-	if r.cancelled {
+	switch {
+	case r.cancelled:
 		w = answer{r: r, fail: cancelFailure()}
+	case r.stream != nil && r.stream.broken != nil:
+		w = answer{r: r, fail: r.stream.broken}
+	}
+	if r.stream != nil {
+		a.answerStream(w)
+		return true
 	}
 	a.m.replies.add(a.queue.put(w))
 	return true
@@ -100,6 +107,10 @@ func (a *agent) fillBatch(b *batch) bool {
 		a.said = true
 		b.add(&frame{kind: kindGoaway, goaway: &meshv1.Goaway{LastSession: a.goLast, Message: a.why}})
 	}
+	a.queue.keep = 0
+	if len(a.streams.ready) > 0 {
+		a.queue.keep = partRoom
+	}
 	small := a.queue.takeSmall(b)
 	for i := range small {
 		a.left(&small[i])
@@ -114,6 +125,9 @@ func (a *agent) fillBatch(b *batch) bool {
 	a.queue.giveBack(small)
 	for _, l := range a.queue.fillLarge(b) {
 		a.left(&l.answer)
+	}
+	if len(a.streams.ready) > 0 {
+		a.fillStreams(b)
 	}
 	if a.room != nil && !a.choked() {
 		close(a.room)

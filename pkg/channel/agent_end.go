@@ -73,5 +73,6 @@ func (a *agent) release() {
 	a.m.replies.add(-a.queue.bytes)
 	a.m.Counters.RepliesDropped.Add(int64(a.queue.len()))
 	a.queue = replyQueue{}
+	a.releaseStreams()
 	clear(a.calls)
 }

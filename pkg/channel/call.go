@@ -66,6 +66,7 @@ type outcome struct {
 	err   *Error
 	fail  *Failure // as the peer said it, where err is that
 	last  bool     // nothing but the waiter refers to the call any more
+	local bool     // of a stream: it was ended here, and what has arrived is dropped
 }
 
 // call is one message on its way out. All of it is guarded by its sender's lock.
@@ -91,7 +92,8 @@ type call struct {
 	via     *Program
 	told    Passed
 	from    *Request
-	dropped bool // its caller left after it was sent
+	dropped bool    // its caller left after it was sent
+	stream  *Stream // where it is one: no call then, and never reused
 }
 
 // callPool reuses calls: each is worth two allocations. A process has its own,
@@ -141,6 +143,10 @@ func (c *call) settle(o outcome) {
 		return
 	}
 	o.last = c.place == placeDone
+	if c.stream != nil {
+		c.stream.finish(o)
+		return
+	}
 	if !c.waited {
 		c.early = o
 		return
@@ -161,7 +167,7 @@ func (c *call) first(caller string, now time.Time) frame {
 	f := frame{
 		session: c.session, kind: kindRequest, addressed: true,
 		name: c.Name, handle: c.Handle, method: c.Method, push: c.Push,
-		tag: c.traceTag(caller), headers: c.Headers, payload: c.Payload, hops: c.Hops, onBehalf: c.OnBehalf,
+		tag: c.traceTag(caller), headers: c.Headers, payload: c.Payload, hops: c.Hops, onBehalf: c.OnBehalf, stream: c.stream != nil,
 	}
 	if !c.Due.IsZero() {
 		f.timeLeft = uint64(max(c.Due.Sub(now).Microseconds(), 1))

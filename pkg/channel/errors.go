@@ -86,6 +86,7 @@ var (
 	ErrNotPermitted   error = &condition{"not permitted", "NOT_PERMITTED", codes.PermissionDenied}
 	ErrExpired        error = &condition{"expired", "EXPIRED", codes.DeadlineExceeded}
 	ErrCancelled      error = &condition{"cancelled", "CANCELLED", codes.Canceled}
+	ErrNoStreams      error = &condition{"streams are not known", "NO_STREAMS", codes.Unimplemented}
 	ErrPanic          error = &condition{"the handler panicked", "PANIC", codes.Internal}
 	ErrLoop           error = &condition{"passed on too often", "LOOP", codes.FailedPrecondition}
 	errNameTaken      error = &condition{"name taken", "NAME_TAKEN", codes.AlreadyExists}
@@ -217,6 +218,10 @@ func connectError(node, addr string, cause error) *Error {
 
 func brokenError(node string, cause error) *Error {
 	return NewError(MaybeExecuted, ErrLinkBroken, fmt.Sprintf("link to [%s] broke: %s", node, cleanText(cause.Error())))
+}
+
+func noStreams(node string) *Error {
+	return NewError(NotSent, ErrNoStreams, fmt.Sprintf("node [%s] does not know streams: call a unary method of it, or bring it up to date", node))
 }
 
 // Failure is how a call fails on the wire.

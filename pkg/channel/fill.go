@@ -18,6 +18,9 @@ func (n *node) fill(o *outlet, b *batch, now time.Time) (halfClose bool) {
 	if n.link == o {
 		n.fillLine(o, b, now)
 	}
+	if len(o.streams.ready) > 0 {
+		o.streams.fill(b)
+	}
 	if len(o.bulk.turn) > 0 {
 		o.pushed = o.session // parts leave: only an answer to a later call shows that they were read
 	}
@@ -46,6 +49,9 @@ func (n *node) fillLine(o *outlet, b *batch, now time.Time) {
 		room := 0
 		if len(o.bulk.turn) > 0 {
 			room = partRoom
+		}
+		if len(o.streams.ready) > 0 {
+			room += partRoom
 		}
 		if !b.fits(c.bound() + room) {
 			return
@@ -84,6 +90,9 @@ func (n *node) next(o *outlet, now time.Time) *call {
 			}
 			return c
 		}
+		if c := o.parked.head; c != nil && o.streams.open < o.limits.streams && !full {
+			return c
+		}
 		c := n.line.head
 		if c == nil || !c.Push && full {
 			return nil
@@ -99,6 +108,10 @@ func (n *node) next(o *outlet, now time.Time) *call {
 		}
 		if held := o.aside[c.to()]; held != nil {
 			setAside(c, held)
+			continue
+		}
+		if c.stream != nil && o.streams.open >= o.limits.streams {
+			setAside(c, &o.parked)
 			continue
 		}
 		if c.isLarge() && (o.blocked.head != nil || !o.bulk.mayBegin(len(c.Payload))) {

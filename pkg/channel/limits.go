@@ -44,6 +44,23 @@ type Limits struct {
 	// WindowBytes is the HTTP/2 window of a stream and of a connection, which
 	// a peer can fill with what is not read: 1 MiB.
 	WindowBytes int32
+	// LinkStreams bounds the streams among the calls in flight on one link:
+	// 4,096. The peer keeps the rest in its line; one that does not is refused:
+	// overloaded.
+	LinkStreams int
+	// Streams bounds the streams of all accepted links: 16,384. At it a stream
+	// is refused: overloaded.
+	Streams int
+	// StreamWindow bounds what one stream holds in each direction: what arrived
+	// and was not received yet (the peer is told, and waits), and what waits to
+	// be sent (Send waits): 64 KiB, at most 2 GiB. Either may go past it by one
+	// message, which counts 64 bytes beside its payload: by 32 KiB of one that
+	// arrives and nobody receives.
+	StreamWindow int64
+	// StreamMessages bounds the large messages of all streams that are being
+	// received, by their total sizes: 256 MiB. At it the next one waits, and its
+	// stream with it.
+	StreamMessages int64
 	// Links bounds the links of one listener, and the streams of programs that
 	// serve, together: 1,024. One more is refused (too many links). A listener
 	// takes 64 more connections than that.
@@ -65,6 +82,8 @@ const (
 	partBytes        = 32 << 10 // a larger payload travels in parts of this size (M39)
 	minUnfinished    = 64 << 10 // what an unfinished message counts at the least (M41)
 	messageOverhead  = 256      // what a message counts beyond its bytes (M56)
+	streamOverhead   = 64       // what a message of a stream does
+	maxStreamWindow  = 2 << 30
 	maxHeaderBytes   = 8 << 10
 	maxMethodBytes   = 1 << 10
 	maxErrorText     = 1 << 10
@@ -107,6 +126,10 @@ func (l Limits) WithDefaults() Limits {
 		MessageBytes:       or(l.MessageBytes, 64<<20),
 		BatchBytes:         min(max(or(l.BatchBytes, 256<<10), minBatchBytes), maxBatchBytes),
 		WindowBytes:        or(l.WindowBytes, 1<<20),
+		LinkStreams:        or(l.LinkStreams, 4096),
+		Streams:            or(l.Streams, 16384),
+		StreamWindow:       min(or(l.StreamWindow, 64<<10), maxStreamWindow),
+		StreamMessages:     or(l.StreamMessages, 256<<20),
 		Links:              or(l.Links, 1024),
 		ProgramBytes:       or(l.ProgramBytes, 32<<20),
 		ProgramNames:       or(l.ProgramNames, 64),
@@ -114,14 +137,16 @@ func (l Limits) WithDefaults() Limits {
 	}
 }
 
-// PerPeer is the sum of the bounds of one accepted link: waiting replies,
-// unfinished requests, the windows of its streams, and a batch being read.
-// Beside it stand the queues of the services, and what handlers hold that run:
-// their requests, and the replies of those that had started when the link's
-// bound of waiting replies was reached.
+// PerPeer is the sum of the bounds of one accepted link: waiting replies, as
+// much again of streams, unfinished requests, what its streams hold in both
+// directions, the windows of its gRPC streams, and a batch being read.
+// Beside it stand the queues of the services, the large messages that streams
+// receive (StreamMessages), and what handlers hold that run: their requests, the
+// message that they send, and the replies of those that had started when the
+// link's bound of waiting replies was reached.
 func (l Limits) PerPeer() int64 {
 	l = l.WithDefaults()
-	return l.LinkReplyBytes + min(l.UnfinishedBytes, l.UnfinishedRequests) +
+	return 2*l.LinkReplyBytes + min(l.UnfinishedBytes, l.UnfinishedRequests) + l.streamBytes(min(l.LinkStreams, l.Streams)) +
 		streamsPerConn*int64(l.WindowBytes) + int64(l.BatchBytes)
 }
 
@@ -134,11 +159,16 @@ func (l Limits) PerProgram() int64 {
 		streamsPerConn*int64(l.WindowBytes) + int64(l.BatchBytes)
 }
 
+// streamBytes is what n streams hold.
+func (l Limits) streamBytes(n int) int64 {
+	return int64(n) * (2*l.StreamWindow + 2*(partBytes+streamOverhead))
+}
+
 // AllPeers is the same for all the links that one listener takes. The bounds of
 // the process keep it far below Links times PerPeer.
 func (l Limits) AllPeers() int64 {
 	l = l.WithDefaults()
 	n := int64(l.Links)
-	return l.ReplyBytes + n*fairReplyBytes + l.UnfinishedRequests +
+	return 2*(l.ReplyBytes+n*fairReplyBytes) + l.UnfinishedRequests + l.StreamMessages + l.streamBytes(l.Streams) +
 		(n+extraConnections)*streamsPerConn*int64(l.WindowBytes) + n*int64(l.BatchBytes)
 }

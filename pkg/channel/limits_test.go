@@ -151,5 +151,5 @@ func TestFarDeadlines(t *testing.T) {
 type nowhere struct{}
 
 func (nowhere) New() *Request                                 { return new(Request) }
-func (nowhere) Resolve(*Request) *Failure                     { return nil }
+func (nowhere) Resolve(*Request) (bool, *Failure)             { return false, nil }
 func (nowhere) Dispatch(*Request) (<-chan struct{}, *Failure) { return nil, nil }

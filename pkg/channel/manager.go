@@ -29,6 +29,10 @@ type Manager struct {
 	states  stateLog
 	parts   atomic.Int64 // weight of unfinished requests of all links
 
+	streams  atomic.Int64 // of all accepted links
+	messages budget       // for the large messages of streams
+	backlogs replyGate    // what waits to be sent of accepted streams
+
 	reload sync.Mutex // one reload at a time
 
 	mu        sync.RWMutex
@@ -50,6 +54,8 @@ func NewManager(o Options) *Manager {
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.replies.init(o.Limits.ReplyBytes)
+	m.backlogs.init(o.Limits.ReplyBytes)
+	m.messages.limit = o.Limits.StreamMessages
 	return m
 }
 

@@ -315,7 +315,7 @@ func (n *node) retire() *outlet {
 
 // takeBack returns to the line what stands aside for a link's bounds.
 func (n *node) takeBack(o *outlet) {
-	back := o.blocked.all()
+	back := append(o.blocked.all(), o.parked.all()...)
 	for _, l := range o.aside {
 		back = append(back, l.all()...)
 	}

@@ -45,6 +45,7 @@ func (n *node) dialled(gen uint64, o *outlet, cause error, now time.Time) bool {
 		return true
 	}
 	n.link, n.phase, n.peer, n.lastErr = o, phaseOpen, o.peer, nil
+	o.streams.wake = func() { n.wake(o) }
 	n.become(StateUp, "")
 	for c := n.line.head; c != nil; c = c.next {
 		if c.Push {
@@ -171,7 +172,7 @@ func (n *node) goaway(o *outlet, last uint64, why string, now time.Time) {
 func (n *node) resend(o *outlet, cs []*call) {
 	var back []*call
 	for _, c := range cs {
-		delete(o.flights, c.session)
+		o.land(c)
 		o.bulk.stop(c)
 		o.unjoin(c)
 		c.out, c.session = nil, 0
@@ -179,7 +180,11 @@ func (n *node) resend(o *outlet, cs []*call) {
 		if c.gone {
 			continue
 		}
-		if err := n.refuses(c); err != nil {
+		err := n.refuses(c)
+		if err == nil && c.stream != nil && !c.stream.restart() {
+			err = NewError(NotSent, ErrGoaway, "")
+		}
+		if err != nil {
 			c.settle(outcome{err: err})
 			continue
 		}
@@ -196,11 +201,20 @@ func (n *node) resend(o *outlet, cs []*call) {
 // its session is not known.
 func (n *node) received(o *outlet, f *frame, now time.Time) bool {
 	if c := o.flights[f.session]; c != nil && f.kind == kindFailure && o.leaving && !c.gone &&
-		reasonConditions[f.failure.GetReason()].err == ErrDraining {
+		reasonConditions[f.failure.GetReason()].err == ErrDraining && (c.stream == nil || c.stream.out.fresh) {
 		n.resend(o, []*call{c})
 		n.wake(o) // it may have been the last one
 		n.kick()
 		return true
+	}
+	if f.kind >= kindMessage || f.kind == kindPart {
+		if c := o.flights[f.session]; c != nil && c.stream != nil {
+			n.streamed(o, c, f, now)
+			return true
+		}
+		if f.kind >= kindMessage {
+			return f.kind == kindWindow // one may come late
+		}
 	}
 	c, out, stray := o.answer(f, &n.limits, now)
 	if c != nil {
@@ -211,7 +225,7 @@ func (n *node) received(o *outlet, f *frame, now time.Time) bool {
 		c.settle(out)
 	}
 	// A place among the calls in flight is free, or a link that ends is done.
-	if c != nil && (o.ending || n.line.head != nil || o.blocked.head != nil) || len(o.cancels) > 0 {
+	if c != nil && (o.ending || n.line.head != nil || o.blocked.head != nil || o.parked.head != nil) || len(o.cancels) > 0 {
 		n.wake(o)
 	}
 	return !stray
@@ -247,6 +261,11 @@ func (n *node) watch(o *outlet, now time.Time) {
 		c.settle(outcome{err: badReply(fmt.Errorf("no part for %s", partTimeout))})
 		o.cancels = append(o.cancels, c.session)
 		n.wake(o)
+	}
+	for _, c := range o.flights {
+		if c.stream != nil && c.stream.late(now) {
+			n.faulty(o, c, errLateParts)
+		}
 	}
 	n.rest(o, now)
 }

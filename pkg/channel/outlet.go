@@ -23,6 +23,8 @@ type outlet struct {
 	blocked callList         // large messages that may not begin yet, in order
 	aside   map[addressee]*callList
 	cancels []uint64
+	streams streams
+	parked  callList // streams for which the peer has no place yet, in order
 
 	opened  time.Time
 	active  time.Time // when a message last left or was answered
@@ -41,13 +43,18 @@ type peerLimits struct {
 	unfinished int64
 	calls      int
 	silence    time.Duration // a link on which nothing came for this long is dead
+	streams    int           // 0: the speaker knows none
+	window     int64         // of each stream
 }
+
+func (l *peerLimits) knowsStreams() bool { return l.streams > 0 }
 
 func newOutlet(addr string, p Peer, l peerLimits, now time.Time) *outlet {
 	return &outlet{
 		addr: addr, peer: p, limits: l, opened: now, active: now,
 		bulk:    bulk[*call]{limit: l.unfinished},
 		flights: make(map[uint64]*call), aside: make(map[addressee]*callList),
+		streams: streams{window: l.window, message: l.message, limit: l.streams},
 	}
 }
 
@@ -59,6 +66,10 @@ func (o *outlet) refuses(c *call) *Error {
 		return tooLarge(n, o.limits.message, "the node")
 	case c.isLarge() && weight(uint64(n)) > o.limits.unfinished:
 		return tooLarge(n, o.limits.unfinished, "the node")
+	case c.stream != nil && !o.limits.knowsStreams():
+		return noStreams(c.Node)
+	case c.stream != nil && c.stream.out.largest() > o.limits.message:
+		return tooLarge(c.stream.out.largest(), o.limits.message, "the node")
 	default:
 		return nil
 	}
@@ -82,6 +93,10 @@ func (o *outlet) begin(c *call, now time.Time) {
 		if !c.isLarge() {
 			o.unsure++ // of a large one, when its last part has left
 		}
+	}
+	if c.stream != nil {
+		o.streams.begin(c.stream, c.session)
+		c.stream.peer = o.peer
 	}
 	if c.isLarge() {
 		c.parcel = parcel{session: c.session, bytes: c.Payload}
@@ -127,6 +142,8 @@ func (o *outlet) answer(f *frame, own *Limits, now time.Time) (c *call, out outc
 	case f.kind == kindFailure:
 		fail := failureOf(f.failure)
 		out.err, out.fail, out.reply = fail.failed(), fail, Reply{nil, fail.Headers, fail.Trailers}
+	case c.stream != nil:
+		out = c.stream.reply(f)
 	case f.kind == kindPart && c.join == nil:
 		return nil, out, true
 	case f.kind == kindPart:
@@ -163,7 +180,7 @@ func (o *outlet) answer(f *frame, own *Limits, now time.Time) (c *call, out outc
 	if out.err != nil && f.kind != kindFailure {
 		o.cancels = append(o.cancels, c.session) // it may stop sending that reply
 	}
-	delete(o.flights, f.session)
+	o.land(c)
 	if f.session > o.pushed {
 		o.pushed, o.unsure = 0, 0
 	}
@@ -171,6 +188,14 @@ func (o *outlet) answer(f *frame, own *Limits, now time.Time) (c *call, out outc
 	o.unjoin(c)
 	o.active = now
 	return c, out, false
+}
+
+// land forgets a call in flight.
+func (o *outlet) land(c *call) {
+	delete(o.flights, c.session)
+	if c.stream != nil {
+		o.streams.open--
+	}
 }
 
 func replyTooLarge(n uint64, room int64) *Error {

@@ -3,6 +3,7 @@ package channel
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -21,6 +22,9 @@ type Peer struct {
 
 // version of the protocol that this package speaks.
 const version = 1
+
+// featureStreams is said by who knows streams.
+const featureStreams = "streams"
 
 const (
 	minSilence  = 6 * time.Second  // the least silence after which a link is dead (M37)
@@ -48,6 +52,9 @@ func (o *Options) hello(node string) *meshv1.Hello {
 		MaxMessageBytes:     uint64(o.Limits.MessageBytes),
 		MaxUnfinishedBytes:  uint64(o.Limits.UnfinishedBytes),
 		MaxCalls:            uint32(o.Limits.CallsInFlight),
+		Features:            []string{featureStreams},
+		StreamWindowBytes:   uint32(o.Limits.StreamWindow),
+		MaxStreams:          uint32(o.Limits.LinkStreams),
 	}
 }
 
@@ -78,7 +85,17 @@ func readHello(h *meshv1.Hello) (Peer, peerLimits, error) {
 		unfinished: fromWire(h.GetMaxUnfinishedBytes(), d.UnfinishedBytes),
 		calls:      or(int(h.GetMaxCalls()), d.CallsInFlight),
 		silence:    max(minSilence, 3*min(interval, maxInterval)),
+		streams:    streamLimit(h, d),
+		window:     fromWire(uint64(h.GetStreamWindowBytes()), d.StreamWindow),
 	}, nil
+}
+
+// streamLimit is how many streams a peer takes; 0 where it knows none.
+func streamLimit(h *meshv1.Hello, d Limits) int {
+	if !slices.Contains(h.GetFeatures(), featureStreams) {
+		return 0
+	}
+	return or(int(h.GetMaxStreams()), d.LinkStreams)
 }
 
 // fromWire reads a bound that a peer names; 0 is the default.

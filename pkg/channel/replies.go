@@ -86,6 +86,7 @@ type replyQueue struct {
 	blocked []*largeAnswer
 	bulk    bulk[*largeAnswer]
 	bytes   int64
+	keep    int // room of a batch that is left to others
 }
 
 func (q *replyQueue) len() int { return len(q.small) + len(q.blocked) + len(q.bulk.turn) }
@@ -137,9 +138,9 @@ func (q *replyQueue) withdraw(r *Request) int64 {
 // takeSmall takes out what the batch has room for, leaving some for a large
 // answer where one may go on. The caller encodes it, and gives it back.
 func (q *replyQueue) takeSmall(b *batch) (out []answer) {
-	room := 0
+	room := q.keep
 	if len(q.bulk.turn) > 0 || len(q.blocked) > 0 && q.bulk.mayBegin(len(q.blocked[0].reply.Payload)) {
-		room = frameRoom
+		room += frameRoom
 	}
 	n, size := 0, 0
 	for n < len(q.small) && (n == 0 && b.empty() || b.fitMore(n+1, size+q.small[n].bound()+room)) {

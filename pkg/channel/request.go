@@ -16,9 +16,11 @@ type Dispatcher interface {
 	// New returns an empty Request, which may be part of a larger object of the
 	// dispatcher's: Owner then leads from one to the other.
 	New() *Request
-	// Resolve says early, by the first frame of a large message, why it cannot
-	// be placed; nil where it can.
-	Resolve(r *Request) *Failure
+	// Resolve says early, by the first frame of a large message or of a stream,
+	// why it cannot be placed; nil where it can. stream says that the service
+	// takes a stream as one: where it does not, the stream's one message is placed
+	// as a call.
+	Resolve(r *Request) (stream bool, refused *Failure)
 	// Dispatch places a whole message, after which it is answered with Reply or
 	// Fail once, if it is a call. It may refuse it instead. Where a push finds
 	// its service's queue full it is not placed: Dispatch returns a channel
@@ -63,6 +65,16 @@ type Request struct {
 	cancelled bool
 	excused   bool // Close does not wait for it
 	answered  bool
+	stream    *Stream // where it is one
+}
+
+// Stream is this end of the stream that the request opened; nil where it is a
+// call or a push.
+func (r *Request) Stream() *Stream {
+	if r.stream == nil || r.stream.single {
+		return nil
+	}
+	return r.stream
 }
 
 // TakePayload returns the payload, once: a large one is put together here, by
@@ -102,7 +114,7 @@ func (r *Request) Reply(rep Reply) {
 		r.Fail(&Failure{Reason: meshv1.Reason_REASON_HANDLER, Code: codes.Internal,
 			Message: fmt.Sprintf("the reply's headers and trailers are longer than %d bytes", maxHeaderBytes)})
 		return
-	case n > limit, n > partBytes && weight(uint64(n)) > a.limits.unfinished:
+	case n > limit, n > partBytes && weight(uint64(n)) > a.limits.unfinished && r.stream == nil:
 		r.Fail(Refuse(meshv1.Reason_REASON_REPLY_TOO_LARGE, fmt.Sprintf("reply too large: %d bytes; at most %d are taken", n, min(limit, a.limits.unfinished))))
 		return
 	}
@@ -178,6 +190,8 @@ func (a *agent) request(f *frame, now time.Time) (*Request, *Failure) {
 	switch {
 	case f.bad != "":
 		wrong = f.bad
+	case f.kind >= kindMessage:
+		wrong = "no stream of this session was opened"
 	case f.kind != kindRequest:
 		wrong = "the frame has no body that this version knows"
 	case !f.addressed:
@@ -190,6 +204,12 @@ func (a *agent) request(f *frame, now time.Time) (*Request, *Failure) {
 		wrong = fmt.Sprintf("on_behalf is longer than %d bytes", maxNameBytes)
 	case f.hops >= MaxHops:
 		return r, Refuse(meshv1.Reason_REASON_LOOP, loopText)
+	case f.stream && !a.limits.knowsStreams():
+		wrong = "a stream, where its hello does not say the feature \"streams\""
+	case f.stream && f.push:
+		wrong = "a stream cannot be a push"
+	case f.stream && (f.length() > 0 || f.total > 0):
+		wrong = "a stream is opened without payload: send messages"
 	case f.total == 0 && f.length() > partBytes:
 		wrong = fmt.Sprintf("a payload of more than %d bytes travels in parts: set total_size", partBytes)
 	case int64(f.length()) > a.opt.Limits.MessageBytes:
@@ -213,7 +233,7 @@ func (a *agent) joining(r *Request, f *frame, now time.Time) *Failure {
 	if err != nil {
 		return invalidLarge(err)
 	}
-	if refused := a.opt.Dispatcher.Resolve(r); refused != nil {
+	if _, refused := a.opt.Dispatcher.Resolve(r); refused != nil {
 		return refused
 	}
 	w := weight(f.total)
@@ -248,6 +268,7 @@ func (a *agent) unjoin(r *Request) {
 
 // overdue fails the large requests whose parts have stopped arriving.
 func (a *agent) overdue(now time.Time) {
+	a.overdueStreams(now)
 	for _, r := range a.joins {
 		if now.Sub(r.join.last) >= partTimeout {
 			a.unjoin(r)

@@ -243,7 +243,7 @@ func (s *sender) take(d *dialled, o *outlet, in *inbox) error {
 	for i := range in.frames {
 		f := &in.frames[i]
 		switch f.kind {
-		case kindReply, kindFailure, kindPart:
+		case kindReply, kindFailure, kindPart, kindMessage, kindWindow, kindStreamHeaders:
 			if !s.node.received(o, f, now) {
 				s.m.Counters.FramesStray.Add(1)
 			}

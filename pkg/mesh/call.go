@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshnode/meshnode/pkg/channel"
@@ -28,11 +29,14 @@ type callOptions struct {
 	maxRequest, maxReply        int // 0: as the limits say
 	hops                        uint32
 	onBehalf                    string
+	peers                       []*peer.Peer
+	codec                       codec // given to the call; zero: the Mesh's
 }
 
 // Options of Call, Send and Query, and of stubs over a Proxy. grpc.Header and
-// grpc.Trailer, grpc.MaxCallSendMsgSize and grpc.MaxCallRecvMsgSize work as
-// well; gRPC's other options have no meaning on a mesh and are ignored.
+// grpc.Trailer, grpc.Peer, grpc.MaxCallSendMsgSize and grpc.MaxCallRecvMsgSize
+// work as well, for stubs grpc.ForceCodecV2 and grpc.ForceCodec too; gRPC's other
+// options have no meaning on a mesh and are ignored.
 var (
 	// NoWait fails at once where the node is absent, or in the pause after a
 	// failed dial. A dial that runs, and a busy link, are waited for.
@@ -79,6 +83,12 @@ func collect(opts []grpc.CallOption) (o callOptions) {
 			o.replyHeaders = append(o.replyHeaders, opt.HeaderAddr)
 		case grpc.TrailerCallOption:
 			o.replyTrailers = append(o.replyTrailers, opt.TrailerAddr)
+		case grpc.PeerCallOption:
+			o.peers = append(o.peers, opt.PeerAddr)
+		case grpc.ForceCodecV2CallOption:
+			o.codec = codec{CodecV2: opt.CodecV2, given: true}
+		case grpc.ForceCodecCallOption:
+			o.codec = codec{CodecV2: oldCodec{opt.Codec}, given: true}
 		case grpc.FailFastCallOption: // grpc.WaitForReady
 			o.waitUp = !opt.FailFast
 		case grpc.MaxSendMsgSizeCallOption:
@@ -175,6 +185,9 @@ func (m *Mesh) do(ctx context.Context, t *target, method string, payload []byte,
 	}
 	for _, p := range o.replyTrailers {
 		*p = toMD(reply.Trailers)
+	}
+	for _, p := range o.peers {
+		*p = peer.Peer{Addr: peerAddr(m.ch.Node(t.node).Addr)}
 	}
 	if err == nil && o.maxReply > 0 && len(reply.Payload) > o.maxReply {
 		return nil, t.fails(HandlerFailed, ErrReplyTooLarge, method, tooLarge("reply", len(reply.Payload), o.maxReply))

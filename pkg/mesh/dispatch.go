@@ -32,10 +32,15 @@ func (d dispatcher) New() *channel.Request {
 	return &in.req
 }
 
-// Resolve says early that a message has nowhere to go.
-func (d dispatcher) Resolve(r *channel.Request) *channel.Failure {
-	_, f := d.m.find(r)
-	return f
+// Resolve says early that a message has nowhere to go, and for a stream whether
+// its method is one.
+func (d dispatcher) Resolve(r *channel.Request) (stream bool, refused *channel.Failure) {
+	s, f := d.m.find(r)
+	if f != nil {
+		return false, f
+	}
+	m, known := (*s.methods.Load())[r.Method]
+	return m.stream != nil || !known && s.raw != nil, nil
 }
 
 // Dispatch puts a message into the queue of its service.
@@ -88,7 +93,7 @@ func (m *Mesh) find(r *channel.Request) (*Service, *channel.Failure) {
 	if f := m.guard.refuses(r, s); f != nil {
 		return s, f
 	}
-	return s, s.refuses(r.Method)
+	return s, s.refuses(r)
 }
 
 // quoted is the address of a message, fit for a line of text.
@@ -100,21 +105,21 @@ func quoted(r *channel.Request) string {
 }
 
 // refuses says that the service has no such method.
-func (s *Service) refuses(name string) *channel.Failure {
-	m, known := (*s.methods.Load())[name]
+func (s *Service) refuses(r *channel.Request) *channel.Failure {
+	m, known := (*s.methods.Load())[r.Method]
 	switch {
+	case s.programs != nil && r.Stream() != nil:
+		return channel.Refuse(meshv1.Reason_REASON_UNKNOWN_METHOD, "streams are not carried to programs that serve: use a unary method")
 	case s.programs != nil:
 		return s.programs.refuses()
-	case m.streaming:
-		return channel.Refuse(meshv1.Reason_REASON_UNKNOWN_METHOD, noStreams)
-	case !known && s.handler == nil:
-		return unknownMethod(name)
+	case m.stream != nil && r.Stream() == nil:
+		return channel.Refuse(meshv1.Reason_REASON_UNKNOWN_METHOD, fmt.Sprintf("method %q is a stream: open one", cut(r.Method)))
+	case !known && s.handler == nil && s.raw == nil:
+		return unknownMethod(r.Method)
 	default:
 		return nil
 	}
 }
-
-const noStreams = "streaming methods are not carried by the mesh yet; use a unary method"
 
 func unknownMethod(name string) *channel.Failure {
 	return channel.Refuse(meshv1.Reason_REASON_UNKNOWN_METHOD, fmt.Sprintf("unknown method %q", cut(name)))
@@ -202,7 +207,10 @@ func (in *inbound) Run() {
 // interceptors.
 func (s *Service) run(in *inbound, request []byte) ([]byte, error) {
 	r := &in.req
-	if m, ok := (*s.methods.Load())[r.Method]; ok {
+	if st := r.Stream(); st != nil {
+		return nil, s.stream(in, &bothWays{serverStream{in}, st})
+	}
+	if m, ok := (*s.methods.Load())[r.Method]; ok && m.run != nil {
 		in.full = r.Method
 		decode := func(v any) error {
 			if err := s.mesh.codec.unmarshal(request, v); err != nil {
@@ -216,7 +224,12 @@ func (s *Service) run(in *inbound, request []byte) ([]byte, error) {
 		}
 		return s.mesh.codec.marshal(v)
 	}
-	if s.mesh.intercept == nil {
+	switch {
+	case s.raw != nil:
+		return s.asStream(in, request)
+	case s.handler == nil: // the method was a stream, and is no more
+		return nil, refused{unknownMethod(r.Method)}
+	case s.mesh.intercept == nil:
 		return s.handler(in, r.Method, request)
 	}
 	in.full = "/" + in.known() + "/" + strings.TrimPrefix(r.Method, "/")

@@ -69,6 +69,8 @@ var (
 	ErrStaleHandle = channel.ErrStaleHandle
 	// ErrUnknownMethod: the service has no such method. Rejected.
 	ErrUnknownMethod = channel.ErrUnknownMethod
+	// ErrNoStreams: the node knows no streams. NotSent.
+	ErrNoStreams = channel.ErrNoStreams
 	// ErrNotPermitted: the caller may not call this. Rejected.
 	ErrNotPermitted = channel.ErrNotPermitted
 	// ErrExpired: the deadline had passed when the call's turn came. Rejected.

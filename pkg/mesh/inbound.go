@@ -51,6 +51,7 @@ type asked struct {
 	values   context.Context      // what gRPC's functions look for
 	headers  metadata.MD
 	trailers metadata.MD
+	headed   bool // of a stream: the headers have left
 }
 
 // ask returns it, made by the first who does.
@@ -233,7 +234,8 @@ type transportStream struct{ in *inbound }
 // Method is the full method.
 func (t transportStream) Method() string { return t.in.full }
 
-// SetHeader adds to what is sent with the reply.
+// SetHeader adds to what is sent with the reply, or before the first message of
+// a stream.
 func (t transportStream) SetHeader(md metadata.MD) error {
 	if err := checkMD(md); err != nil {
 		return status.Error(codes.Internal, err.Error())
@@ -241,12 +243,28 @@ func (t transportStream) SetHeader(md metadata.MD) error {
 	a := t.in.ask()
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.headed {
+		return status.Error(codes.Internal, "the headers have been sent")
+	}
 	a.headers = metadata.Join(a.headers, md)
 	return nil
 }
 
-// SendHeader is SetHeader: headers and reply leave in one frame.
-func (t transportStream) SendHeader(md metadata.MD) error { return t.SetHeader(md) }
+// SendHeader sends the headers of a stream. For a call it is SetHeader: headers
+// and reply leave in one frame.
+func (t transportStream) SendHeader(md metadata.MD) error {
+	if err := t.SetHeader(md); err != nil {
+		return err
+	}
+	s := t.in.req.Stream()
+	if s == nil {
+		return nil
+	}
+	if hs, first := t.in.takeHeaders(); first {
+		return t.in.streamError(s.SendHeaders(hs))
+	}
+	return nil
+}
 
 // SetTrailer adds to the trailers of the reply.
 func (t transportStream) SetTrailer(md metadata.MD) error {

@@ -31,6 +31,21 @@ func chain(is []grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
 	}
 }
 
+// chainStreams is chain for the handlers of streams.
+func chainStreams(is []grpc.StreamServerInterceptor) grpc.StreamServerInterceptor {
+	switch len(is) {
+	case 0:
+		return nil
+	case 1:
+		return is[0]
+	}
+	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+		return is[0](srv, ss, info, func(srv any, ss grpc.ServerStream) error {
+			return chainStreams(is[1:])(srv, ss, info, h)
+		})
+	}
+}
+
 // streamInterceptors go around the streams of a listener: they act once per
 // link, not per message. Health checks and unary calls are not logged.
 func streamInterceptors(log *zap.Logger) []grpc.ServerOption {

@@ -39,6 +39,8 @@ type Mesh struct {
 	codec       codec
 	stats       struct{ panics, pushErrors atomic.Int64 }
 
+	interceptStream grpc.StreamServerInterceptor
+
 	reload sync.Mutex // orders reading the source and taking it
 
 	mu    sync.Mutex
@@ -61,7 +63,8 @@ func New(o Options) (*Mesh, error) {
 	m := &Mesh{
 		guard: guard,
 		opt:   o, incarnation: rand.Uint32N(1<<32-1) + 1, open: make(map[string]*Listener),
-		intercept: chain(o.Interceptors), health: health.NewServer(), targets: targetCache{seed: maphash.MakeSeed()}, codec: newCodec(),
+		intercept: chain(o.Interceptors), interceptStream: chainStreams(o.StreamInterceptors), health: health.NewServer(),
+		targets: targetCache{seed: maphash.MakeSeed()}, codec: newCodec(),
 	}
 	m.reg = registry.New(m.incarnation)
 	m.process = m.NewService(m.answerProcess, Concurrent(0))

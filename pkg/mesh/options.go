@@ -35,6 +35,10 @@ type Options struct {
 	// method; for a plain handler []byte and "/@name/METHOD". Messages that go on
 	// to a program (AllowServe) pass none of them: Rules guard those.
 	Interceptors []grpc.UnaryServerInterceptor
+	// StreamInterceptors do so around the handlers of streams, and around those
+	// of NewStreamService whatever their callers opened; a method that is no
+	// stream has Interceptors also where it was opened as one.
+	StreamInterceptors []grpc.StreamServerInterceptor
 	// Limits bound what is held. Default: see Limits.
 	Limits Limits
 

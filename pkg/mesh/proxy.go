@@ -52,13 +52,15 @@ func (p *Proxy) Send(ctx context.Context, method string, payload []byte, opts ..
 }
 
 // Invoke is what generated stubs call for a unary method. With the option Post
-// the message is one-way and reply stays as it is.
+// the message is one-way and reply stays as it is. args may be []byte, which is
+// given away, and reply *[]byte: they pass as they are.
 func (p *Proxy) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
 	if p.err != nil {
 		return invalidTarget(p.text, method, p.err)
 	}
 	o := collect(opts)
-	payload, err := p.mesh.codec.marshal(args)
+	c := o.codecOr(p.mesh.codec)
+	payload, err := c.marshal(args)
 	if err != nil {
 		return p.target.fails(NotSent, ErrInvalidRequest, method, "the request cannot be encoded: "+err.Error())
 	}
@@ -67,17 +69,8 @@ func (p *Proxy) Invoke(ctx context.Context, method string, args, reply any, opts
 	if err != nil || o.post {
 		return err
 	}
-	if err := p.mesh.codec.unmarshal(bytes, reply); err != nil {
+	if err := c.unmarshal(bytes, reply); err != nil {
 		return p.target.fails(HandlerFailed, ErrInvalidRequest, method, "the reply cannot be decoded: "+err.Error())
 	}
 	return nil
-}
-
-// NewStream is what generated stubs call for a streaming method. Streams are
-// not carried yet: it fails with UNIMPLEMENTED, not sent.
-func (p *Proxy) NewStream(_ context.Context, _ *grpc.StreamDesc, method string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
-	if p.err != nil {
-		return nil, invalidTarget(p.text, method, p.err)
-	}
-	return nil, p.target.fails(NotSent, ErrUnknownMethod, method, noStreams)
 }

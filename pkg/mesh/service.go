@@ -55,16 +55,18 @@ type Service struct {
 	handler Handler
 	// programs serve it, instead of a handler of this process; nil where none do.
 	programs *group
+	raw      grpc.StreamHandler // instead of handler: takes every method as a stream
 
 	mu      sync.Mutex // for RegisterService
+	infos   map[string]grpc.ServiceInfo
 	methods atomic.Pointer[map[string]method]
 }
 
 // method is one method of a generated service.
 type method struct {
-	impl      any
-	run       grpc.MethodHandler // nil for a streaming method
-	streaming bool
+	impl   any
+	run    grpc.MethodHandler // nil for a streaming method
+	stream *grpc.StreamDesc   // nil for a unary one
 }
 
 // NewService makes a service without a name. A nil handler is for services
@@ -96,27 +98,43 @@ func (s *Service) Stop() {
 	s.reg.Stop()
 }
 
-// RegisterService adds a generated gRPC service; generated Register functions
-// call it. Streaming methods are refused with UNIMPLEMENTED until streams are
-// carried. It panics where the service is there already, as gRPC does.
+// RegisterService adds a generated gRPC service, its streaming methods included;
+// generated Register functions call it. It panics where the service is there
+// already, as gRPC does.
 func (s *Service) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := maps.Clone(*s.methods.Load())
-	add := func(name string, m method) {
+	info := grpc.ServiceInfo{Metadata: desc.Metadata}
+	add := func(name string, clientStreams, serverStreams bool, m method) {
 		full := "/" + desc.ServiceName + "/" + name
 		if _, taken := all[full]; taken {
 			panic(fmt.Sprintf("mesh: %s is registered already", full))
 		}
 		all[full] = m
+		info.Methods = append(info.Methods, grpc.MethodInfo{Name: name, IsClientStream: clientStreams, IsServerStream: serverStreams})
 	}
 	for _, d := range desc.Methods {
-		add(d.MethodName, method{impl: impl, run: d.Handler})
+		add(d.MethodName, false, false, method{impl: impl, run: d.Handler})
 	}
-	for _, d := range desc.Streams {
-		add(d.StreamName, method{streaming: true})
+	for i := range desc.Streams {
+		d := &desc.Streams[i]
+		add(d.StreamName, d.ClientStreams, d.ServerStreams, method{impl: impl, stream: d})
 	}
 	s.methods.Store(&all)
+	if s.infos == nil {
+		s.infos = make(map[string]grpc.ServiceInfo)
+	}
+	s.infos[desc.ServiceName] = info
+}
+
+// GetServiceInfo lists the generated services that were registered, by name. So
+// reflection.Register(s), of gRPC's package reflection, works: a service tells
+// its schema where that was called.
+func (s *Service) GetServiceInfo() map[string]grpc.ServiceInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.infos)
 }
 
 // Register gives a service a name, with its sign: "@sdb" for the cluster,
