@@ -18,11 +18,11 @@ func (n *node) fill(o *outlet, b *batch, now time.Time) (halfClose bool) {
 	if n.link == o {
 		n.fillLine(o, b, now)
 	}
+	if len(o.streams.ready) > 0 || len(o.bulk.turn) > 0 {
+		o.pushed = o.session // only an answer to a later call shows that what leaves now was read
+	}
 	if len(o.streams.ready) > 0 {
 		o.streams.fill(b)
-	}
-	if len(o.bulk.turn) > 0 {
-		o.pushed = o.session // parts leave: only an answer to a later call shows that they were read
 	}
 	for _, c := range o.bulk.fill(b) {
 		if c.Push {

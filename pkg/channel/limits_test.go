@@ -16,6 +16,7 @@ func TestDefaultLimits(t *testing.T) {
 		LineCalls: 16384, LinePushBytes: 4 << 20, CallsInFlight: 16384, QueueMessages: 16384, QueueBytes: 128 << 20, ServiceWaiting: 1024,
 		LinkReplyBytes: 128 << 20, ReplyBytes: 512 << 20, UnfinishedBytes: 64 << 20, UnfinishedRequests: 256 << 20,
 		MessageBytes: 64 << 20, BatchBytes: 256 << 10, WindowBytes: 1 << 20, Links: 1024, ProgramBytes: 32 << 20, ProgramNames: 64, UnaryCalls: 1024,
+		LinkStreams: 4096, Streams: 16384, StreamWindow: 64 << 10, StreamMessages: 256 << 20,
 	}
 	if got := (Limits{}).WithDefaults(); got != want {
 		t.Errorf("the defaults are\n%+v, want\n%+v", got, want)
@@ -45,7 +46,7 @@ func TestSetLimitsStay(t *testing.T) {
 // M56: the sums that are printed at the start.
 func TestSumsOfLimits(t *testing.T) {
 	one, all := (Limits{}).PerPeer(), (Limits{}).AllPeers()
-	if one != 128<<20+64<<20+32<<20+256<<10 {
+	if one != 2*128<<20+64<<20+32<<20+256<<10+4096*(192<<10+128) {
 		t.Errorf("one peer: %d", one)
 	}
 	if all <= one || all >= 1024*one {
@@ -57,15 +58,16 @@ func TestSumsOfLimits(t *testing.T) {
 func TestReadHello(t *testing.T) {
 	ok := func() *meshv1.Hello { return &meshv1.Hello{Version: 1, Process: "p", Incarnation: 1} }
 	peer, l, err := readHello(ok())
-	want := peerLimits{batch: 256 << 10, message: 64 << 20, unfinished: 64 << 20, calls: 16384, silence: 6 * time.Second}
+	want := peerLimits{batch: 256 << 10, message: 64 << 20, unfinished: 64 << 20, calls: 16384, silence: 6 * time.Second, window: 64 << 10}
 	if err != nil || l != want || !reflect.DeepEqual(peer, Peer{Process: "p", Incarnation: 1}) {
 		t.Errorf("%+v %+v %v", peer, l, err)
 	}
 	h := ok()
 	h.HeartbeatIntervalMs, h.MaxBatchBytes, h.MaxMessageBytes = math.MaxUint32, math.MaxUint32, math.MaxUint64
 	h.MaxUnfinishedBytes, h.MaxCalls, h.Features = math.MaxUint64, math.MaxUint32, []string{"streams"}
+	h.StreamWindowBytes, h.MaxStreams = math.MaxUint32, math.MaxUint32
 	_, l, err = readHello(h)
-	want = peerLimits{batch: 1 << 20, message: 1 << 62, unfinished: 1 << 62, calls: math.MaxUint32, silence: 3 * time.Hour}
+	want = peerLimits{batch: 1 << 20, message: 1 << 62, unfinished: 1 << 62, calls: math.MaxUint32, silence: 3 * time.Hour, streams: math.MaxUint32, window: math.MaxUint32}
 	if err != nil || l != want {
 		t.Errorf("%+v %v", l, err)
 	}

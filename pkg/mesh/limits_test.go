@@ -58,11 +58,14 @@ func TestSumsOfTheLimits(t *testing.T) {
 		limits    mesh.Limits
 		peer, all int64
 	}{
-		// 128 of replies, 64 unfinished, 32 windows of 1, a batch; all: 512 of
-		// replies and 4 a link, 256 unfinished, windows of 64 links more.
-		{mesh.Limits{}, 224*mib + 256<<10, 512*mib + 1024*4*mib + 256*mib + (1024+64)*32*mib + 1024*256<<10},
-		{mesh.Limits{LinkReplyBytes: 1, UnfinishedBytes: 10, UnfinishedRequests: 5, WindowBytes: 64 << 10, BatchBytes: 1, Links: 1, ReplyBytes: 2},
-			1 + 5 + 2*mib + 64<<10, 2 + 4*mib + 5 + 65*2*mib + 64<<10},
+		// 128 of replies and as much of streams, 64 unfinished, 4096 streams of two
+		// windows and two messages' pieces, 32 windows of 1, a batch; all: 512 of
+		// replies and of streams and 4 a link of both, 256 unfinished, 256 that
+		// streams receive, 16384 streams, windows of 64 links more.
+		{mesh.Limits{}, 352*mib + 256<<10 + 4096*(192<<10+128), 2*(512*mib+1024*4*mib) + 2*256*mib + 16384*(192<<10+128) + (1024+64)*32*mib + 1024*256<<10},
+		{mesh.Limits{LinkReplyBytes: 1, UnfinishedBytes: 10, UnfinishedRequests: 5, WindowBytes: 64 << 10, BatchBytes: 1, Links: 1, ReplyBytes: 2,
+			LinkStreams: 7, Streams: 3, StreamWindow: 100, StreamMessages: 11},
+			2 + 5 + 2*mib + 64<<10 + 3*(200+64<<10+128), 2*(2+4*mib) + 5 + 11 + 3*(200+64<<10+128) + 65*2*mib + 64<<10},
 	} {
 		if peer, all := c.limits.PerPeer(), c.limits.AllPeers(); peer != c.peer || all != c.all {
 			t.Errorf("%+v: %d for a peer and %d for all, want %d and %d", c.limits, peer, all, c.peer, c.all)

@@ -162,20 +162,30 @@ func TestPostIsOneWay(t *testing.T) {
 	})
 }
 
-// M51: streams are refused with UNIMPLEMENTED, by the stub and by the service,
-// beside unary methods that work.
+// M51, M23: a stream to a node that does not know streams is not sent, and a call
+// of a streaming method is refused; unary methods go on beside.
 func TestStreamsAreRefused(t *testing.T) {
 	withStubs(t, func(w *world, server, client *mesh.Mesh, _ *stubDB) {
 		s := w.register(server, "stream", nil)
 		meshv1.RegisterClusterServiceServer(s, meshv1.UnimplementedClusterServiceServer{})
 		simpledbv1.RegisterSimpleDBServiceServer(s, &stubDB{data: map[string]string{}})
-		_, err := meshv1.NewClusterServiceClient(client.Proxy("db@stream")).Link(w.within(time.Second))
-		if status.Code(err) != codes.Unimplemented || mesh.VerdictOf(err) != mesh.NotSent || !strings.Contains(err.Error(), "stream") {
-			t.Errorf("called: %v", err)
+		w.listenPuppet("127.0.0.1:77", func(p *puppet) { // it says no feature
+			for p.next() != nil {
+			}
+		})
+		w.reload(client, mesh.Table{"old": "127.0.0.1:77"})
+		for range 2 { // without a link, and with one
+			link, err := meshv1.NewClusterServiceClient(client.Proxy("old@stream")).Link(w.within(time.Second))
+			if err == nil {
+				_, err = link.Recv()
+			}
+			if status.Code(err) != codes.Unimplemented || mesh.VerdictOf(err) != mesh.NotSent || !errors.Is(err, mesh.ErrNoStreams) {
+				t.Errorf("to an old node: %v", err)
+			}
 		}
-		_, err = client.Call(w.within(time.Second), "db@stream", meshv1.ClusterService_Link_FullMethodName, nil)
+		_, err := client.Call(w.within(time.Second), "db@stream", meshv1.ClusterService_Link_FullMethodName, nil)
 		if status.Code(err) != codes.Unimplemented || mesh.VerdictOf(err) != mesh.Rejected || !strings.Contains(err.Error(), "stream") {
-			t.Errorf("registered: %v", err)
+			t.Errorf("a call: %v", err)
 		}
 		if _, err := simpledbv1.NewSimpleDBServiceClient(client.Proxy("db@stream")).Set(w.within(time.Second), &simpledbv1.SetRequest{}); err != nil {
 			t.Errorf("the unary method beside it: %v", err)

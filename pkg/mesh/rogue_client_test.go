@@ -2,6 +2,7 @@ package mesh_test
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -86,9 +87,11 @@ func TestHelloOfALaterVersionIsTaken(t *testing.T) {
 		"huge numbers": func(h *meshv1.Hello) {
 			h.Incarnation, h.HeartbeatIntervalMs, h.MaxBatchBytes, h.MaxCalls = math.MaxUint32, math.MaxUint32, math.MaxUint32, math.MaxUint32
 			h.MaxMessageBytes, h.MaxUnfinishedBytes = math.MaxUint64, math.MaxUint64
+			h.StreamWindowBytes, h.MaxStreams = math.MaxUint32, math.MaxUint32
 		},
 		"tiny numbers": func(h *meshv1.Hello) {
 			h.HeartbeatIntervalMs, h.MaxBatchBytes, h.MaxCalls = 1, 1, 1
+			h.StreamWindowBytes, h.MaxStreams = 1, 1
 		},
 	}
 	withVictim(t, func(v *victim) {
@@ -96,7 +99,7 @@ func TestHelloOfALaterVersionIsTaken(t *testing.T) {
 			r := v.rogueOn(v.conn())
 			r.say(rogueHello(set))
 			h := r.hear().GetHello()
-			if h.GetVersion() != 1 || h.GetProcess() != "server" || h.GetNode() != "" || h.GetIncarnation() == 0 || len(h.GetFeatures()) != 0 {
+			if h.GetVersion() != 1 || h.GetProcess() != "server" || h.GetNode() != "" || h.GetIncarnation() == 0 || !slices.Equal(h.GetFeatures(), []string{"streams"}) {
 				t.Errorf("%s: answered by %v", name, h)
 			}
 			r.answers(1)

@@ -46,7 +46,7 @@ func TestRequestsThatBreakARule(t *testing.T) {
 		says  string // "" where it is in order
 	}{
 		{"empty body", func(n uint64) *meshv1.Frame { return &meshv1.Frame{Session: n} }, "no body"},
-		{"unknown body", func(n uint64) *meshv1.Frame { return rogueRaw(n, 16, []byte("stream")) }, "no body"},
+		{"unknown body", func(n uint64) *meshv1.Frame { return rogueRaw(n, 20, []byte("later")) }, "no body"},
 		{"unknown body of garbage", func(n uint64) *meshv1.Frame { return rogueRaw(n, 1000, []byte{0xff, 0xff}) }, "no body"},
 		{"no address", func(n uint64) *meshv1.Frame {
 			return &meshv1.Frame{Session: n, Body: &meshv1.Frame_Request{Request: &meshv1.Request{Method: "RULE"}}}
@@ -113,8 +113,8 @@ func TestFrameThatIsAllZero(t *testing.T) {
 		r := v.rogue()
 		r.answers(1)
 		r.say(&meshv1.Frame{})
-		r.say(rogueRaw(0, 16, nil))
-		r.say(rogueRaw(1, 17, []byte("the window of a stream")))
+		r.say(rogueRaw(0, 20, nil))
+		r.say(rogueRaw(1, 21, []byte("of a later version")))
 		r.say(rogueCall(2, "@sdb", "ECHO", []byte("after")))
 		for {
 			f := r.hear()

@@ -109,7 +109,7 @@ func TestStrayFramesFromAListener(t *testing.T) {
 					rogueReply(0, nil), rogueReply(math.MaxUint64, nil),
 					rogueFailure(n+1, 99, "of the future"),
 					rogueCall(n, "@sdb", "GET", nil), rogueCancel(n),
-					&meshv1.Frame{}, rogueRaw(n, 16, []byte("stream")),
+					&meshv1.Frame{}, rogueRaw(n, 20, []byte("later")),
 					rogueReply(n, []byte("first")),
 					rogueReply(n, []byte("second")), rogueFailure(n, meshv1.Reason_REASON_PANIC, "third"),
 				)
