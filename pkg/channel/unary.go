@@ -87,6 +87,8 @@ func (m *Manager) DoHere(ctx context.Context, p Peer, msg *Message) (Reply, erro
 	}
 	k := newLink(ctx, &m.opt)
 	defer k.close(nil)
+	// The call is not among the agent's, so that nobody sends its answer: it is
+	// taken out of the queue here.
 	a := newAgent(m, k, p, peerLimits{message: maxUnaryReply, unfinished: m.opt.Limits.UnfinishedBytes}, func() {}, nil)
 	r := a.opt.Dispatcher.New()
 	r.Peer, r.Session, r.Name, r.Handle, r.Method, r.Push = &a.peer, 1, msg.Name, msg.Handle, msg.Method, msg.Push

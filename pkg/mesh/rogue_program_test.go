@@ -291,6 +291,7 @@ func TestGarbageOfAProgram(t *testing.T) {
 			if st := p.ended(); st.Code() != codes.Internal {
 				t.Errorf("%s: the stream ended with %v", name, st)
 			}
+			synctest.Wait() // its name is free
 		}
 		other.serves(v, "@other")
 	})
