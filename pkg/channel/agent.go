@@ -213,8 +213,19 @@ func (a *agent) part(f *frame, now time.Time) error {
 		a.refuse(r, invalidLarge(err))
 	case whole:
 		r.held = r.join.held
+		w := r.joinSize
 		a.unjoin(r)
-		return a.dispatch(r)
+		if r.Push || r.length() <= politeBytes {
+			return a.dispatch(r)
+		}
+		// Calls may pass it: it keeps neither the reader nor its service's turn
+		// while it is put together. It counts as unfinished until it is placed.
+		a.m.parts.Add(w)
+		a.m.wg.Go(func() {
+			defer a.m.parts.Add(-w)
+			r.payload = r.TakePayload()
+			_ = a.dispatch(r) // a call: it never waits
+		})
 	}
 	return nil
 }

@@ -176,7 +176,7 @@ func (m *Manager) Do(ctx context.Context, msg *Message) (Reply, error) {
 	c := m.calls.get()
 	c.Message = *msg
 	if !msg.Owned {
-		c.Payload = slices.Clone(msg.Payload)
+		c.Payload = join([][]byte{msg.Payload}, len(msg.Payload))
 	}
 	s.mu.Lock()
 	direct := s.submit(c)

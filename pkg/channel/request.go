@@ -133,7 +133,14 @@ func (r *Request) Place(j Job) bool {
 	}
 	r.agent.mu.Lock()
 	defer r.agent.mu.Unlock()
-	if r.answered {
+	a := r.agent
+	switch {
+	case r.answered || a.ctx.Err() != nil:
+		return false
+	case r.cancelled:
+		if a.answerOnce(answer{r: r, fail: cancelFailure()}) {
+			a.wake()
+		}
 		return false
 	}
 	r.job = j
