@@ -113,7 +113,11 @@ func (l *Listener) accept(s grpc.ServerStream, of *tally, join func(*caller) (ac
 		defer l.mu.Unlock()
 		part()
 	}()
-	if err := k.greet(&l.m.opt, c.limits); err != nil {
+	hello := l.m.opt.hello("")
+	if of == &l.programs {
+		hello.Features = nil // a program is sent calls and pushes alone
+	}
+	if err := k.greet(hello, c.limits); err != nil {
 		k.close(err)
 		return err
 	}
@@ -228,9 +232,9 @@ func (l *Listener) hello(s stream, k *link) (*caller, error) {
 }
 
 // greet answers the dialler's hello, which accepts the link.
-func (k *link) greet(o *Options, peer peerLimits) error {
+func (k *link) greet(own *meshv1.Hello, peer peerLimits) error {
 	hello := k.batch()
-	hello.add(&frame{kind: kindHello, hello: o.hello("")})
+	hello.add(&frame{kind: kindHello, hello: own})
 	if err := k.stream.SendMsg(hello); err != nil {
 		return err
 	}
