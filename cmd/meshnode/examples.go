@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"google.golang.org/grpc/reflection"
 
+	"github.com/meshnode/meshnode/examples/echo"
 	"github.com/meshnode/meshnode/examples/pingserver"
 	"github.com/meshnode/meshnode/examples/simpledb"
 	"github.com/meshnode/meshnode/pkg/mesh"
@@ -24,19 +26,27 @@ var examples = []example{
 	{"simpledb", "@sdb", func(m *mesh.Mesh, log *zap.Logger) *mesh.Service {
 		return simpledb.New(told(log, "ping")).Service(m)
 	}},
+	{"echo", "@echo", func(m *mesh.Mesh, _ *zap.Logger) *mesh.Service {
+		return new(echo.Server).Service(m)
+	}},
 	{"pingserver", "@pingserver", func(m *mesh.Mesh, log *zap.Logger) *mesh.Service {
 		return pingserver.New(time.Second, told(log, "pingserver")).Service(m)
 	}},
 }
 
-// host registers the examples of these names.
-func host(m *mesh.Mesh, log *zap.Logger, names []string) error {
+// host registers the examples of these names; reflected has them answer gRPC
+// reflection.
+func host(m *mesh.Mesh, log *zap.Logger, names []string, reflected bool) error {
 	for _, name := range names {
 		i := slices.IndexFunc(examples, func(e example) bool { return e.name == name })
 		if i < 0 {
-			return usagef("--example %q: there are simpledb and pingserver", name)
+			return usagef("--example %q: there are simpledb, echo and pingserver", name)
 		}
-		if err := m.Register(examples[i].of, examples[i].make(m, log)); err != nil {
+		s := examples[i].make(m, log)
+		if reflected {
+			reflection.Register(s)
+		}
+		if err := m.Register(examples[i].of, s); err != nil {
 			return usagef("--example %s: %w", name, err)
 		}
 	}

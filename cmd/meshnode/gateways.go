@@ -20,17 +20,25 @@ own stubs, and say for whom in the call's metadata: "mesh-to: db@sdb". --route
 makes that unnecessary for a gRPC service. More metadata: mesh-nowait: 1,
 mesh-waitup: 1, mesh-post: 1 (one-way), mesh-trace: TAG.`
 
-// gateways are what serve offers to ordinary gRPC clients.
+const aboutHost = `--host offers an ordinary gRPC server, which knows nothing of the mesh, under a
+name: with --host model=127.0.0.1:50051 callers reach it as NODE@model. Its health
+(grpc.health.v1, else whether it is connected) decides whether the name is offered;
+while it is away calls are rejected, or wait where their callers ask for it.`
+
+// gateways are what serve offers to ordinary gRPC clients, and the ordinary gRPC
+// servers that it offers to the mesh.
 type gateways struct {
-	addrs, lines []string
+	addrs, lines, hosts []string
 
 	routes map[string]string // what lines say
 	open   []*gateway.Gateway
+	hosted []*gateway.Hosted
 }
 
 func (g *gateways) add(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&g.addrs, "gateway", nil, "`ADDR` to listen on for ordinary gRPC clients; repeatable")
 	flags.StringArrayVar(&g.lines, "route", nil, "target of calls to the gateways without mesh-to, `SERVICE=TARGET`; repeatable")
+	flags.StringArrayVar(&g.hosts, "host", nil, "ordinary gRPC server to offer under a name, `NAME=ADDR`; repeatable")
 }
 
 // parse completes the flags.
@@ -49,7 +57,32 @@ func (g *gateways) parse() error {
 	if len(g.lines) > 0 && len(g.addrs) == 0 {
 		return usagef("--route %s: there is no gateway that could use it: give --gateway ADDR too", g.lines[0])
 	}
+	for _, line := range g.hosts {
+		if name, addr, ok := strings.Cut(line, "="); !ok || name == "" || addr == "" {
+			return usagef("--host %q: write NAME=ADDR, like model=127.0.0.1:50051", line)
+		}
+	}
 	return nil
+}
+
+// host offers the servers of --host in m.
+func (g *gateways) host(m *mesh.Mesh, log *zap.Logger) error {
+	for _, line := range g.hosts {
+		name, addr, _ := strings.Cut(line, "=")
+		hosted, err := gateway.Host(m, name, addr, gateway.HostOptions{Logger: log})
+		if err != nil {
+			return usagef("--host: %w", err)
+		}
+		g.hosted = append(g.hosted, hosted)
+	}
+	return nil
+}
+
+// unhost ends what host began.
+func (g *gateways) unhost() {
+	for _, hosted := range g.hosted {
+		_ = hosted.Close() // the mesh has ended, and with it what it could lose
+	}
 }
 
 // start opens the gateways of m.

@@ -20,9 +20,13 @@ gRPC health checks too (grpc.health.v1).
 
 Examples of services: simpledb keeps strings, as the service @sdb: call it with
 GET key, SET key=value, push it PING text. pingserver, as @pingserver, takes its
-time: call it with SLEEP '2s text'. Both answer the stubs of examples/proto.
+time: call it with SLEEP '2s text'. echo, as @echo, has a method of each kind that
+gRPC knows. All answer the stubs of examples/proto, and with --reflection gRPC
+reflection too, by which 'meshnode list', 'describe' and 'call' find their schema.
 
 ` + aboutGateway + `
+
+` + aboutHost + `
 
 ` + aboutTable + `
 The file is read again when it changed and at SIGHUP; --no-watch leaves SIGHUP
@@ -41,6 +45,8 @@ Logs go to standard error, a line for each event.`,
   meshnode serve --listen 127.0.0.1:0 --example simpledb
   # the door for other languages: one gateway near them, with a default target
   meshnode serve --table cluster.yaml --gateway 127.0.0.1:2600 --route simpledb.v1.SimpleDBService=db@sdb
+  # an ordinary gRPC server, in any language, as ml@model
+  meshnode serve --table cluster.yaml --open ml --host model=127.0.0.1:50051
 
 ` + exitCodes,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -62,7 +68,8 @@ func (s *server) add(flags *pflag.FlagSet) {
 	s.rules.add(flags)
 	flags.StringArrayVar(&s.open, "open", nil, "`NODE` of the table to be; repeatable")
 	flags.StringArrayVar(&s.listen, "listen", nil, "`ADDR` to listen on as well; repeatable")
-	flags.StringArrayVar(&s.examples, "example", nil, "`SERVICE` to host, simpledb or pingserver; repeatable")
+	flags.StringArrayVar(&s.examples, "example", nil, "`SERVICE` to host: simpledb, echo or pingserver; repeatable")
+	flags.BoolVar(&s.reflection, "reflection", false, "the examples answer gRPC reflection: anyone who may call them may see their schema")
 	flags.StringVar(&s.name, "name", "", "`NAME` of this process, for logs and peers (default host name and process id)")
 	flags.DurationVar(&s.drain, "drain", 10*time.Second, "how long calls that run may take at the end; 0: they are cut")
 	flags.BoolVar(&s.noWatch, "no-watch", false, "read the table's file only at the start and at SIGHUP")

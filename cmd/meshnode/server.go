@@ -30,6 +30,7 @@ type server struct {
 	allowForward           bool
 	logFormat, logLevel    string
 	gateways               gateways
+	reflection             bool
 
 	log   *zap.Logger
 	flush func() // the log's last lines
@@ -109,6 +110,7 @@ func (s *server) start() (err error) {
 	defer func() {
 		if err != nil {
 			_ = s.m.Close(context.Background()) // err tells more
+			s.gateways.unhost()
 		}
 	}()
 	s.log.Info("links are secured so", s.guarded()...)
@@ -122,7 +124,10 @@ func (s *server) start() (err error) {
 	if s.allowServe {
 		s.log.Info("programs may register names; memory for each, at most, the queues of its names included", zap.Int64("bytes_per_program", limits.PerProgram()))
 	}
-	if err := host(s.m, s.log, s.examples); err != nil {
+	if err := host(s.m, s.log, s.examples, s.reflection); err != nil {
+		return err
+	}
+	if err := s.gateways.host(s.m, s.log); err != nil {
 		return err
 	}
 	for _, node := range append(s.open[:len(s.open):len(s.open)], s.listen...) {
@@ -196,7 +201,9 @@ func (s *server) drained() error {
 	first, cancel := context.WithTimeout(all, max(s.drain, 0)/2)
 	defer cancel()
 	err := s.gateways.close(first)
-	return errors.Join(err, s.m.Close(all))
+	err = errors.Join(err, s.m.Close(all))
+	s.gateways.unhost()
+	return err
 }
 
 // end drains, unless a second signal comes.

@@ -28,7 +28,7 @@ type call struct {
 
 // message is one of the client, or the end: io.EOF for a half-close.
 type message struct {
-	payload frame
+	payload []byte
 	err     error
 }
 
@@ -141,10 +141,14 @@ func (c *call) request(seen []message, key methodOf, known kind) error {
 		if err := c.proxy.Send(c.ctx, c.method, payload, c.route.opts...); err != nil {
 			return err
 		}
-		return c.in.SendMsg(frame(nil))
+		return c.in.SendMsg([]byte(nil))
+	}
+	ctx := c.ctx
+	if known == unknown {
+		ctx = metadata.AppendToOutgoingContext(ctx, keyKind, kindAny)
 	}
 	var head, trail metadata.MD
-	reply, err := c.proxy.Call(c.ctx, c.method, payload, append(c.route.opts, grpc.Header(&head), grpc.Trailer(&trail))...)
+	reply, err := c.proxy.Call(ctx, c.method, payload, append(c.route.opts, grpc.Header(&head), grpc.Trailer(&trail))...)
 	if errors.Is(err, mesh.ErrUnknownMethod) && mesh.VerdictOf(err) == mesh.Rejected {
 		err := c.stream(seen...)
 		if !errors.Is(err, mesh.ErrUnknownMethod) {
@@ -164,7 +168,7 @@ func (c *call) request(seen []message, key methodOf, known kind) error {
 	if known == unknown {
 		c.g.kinds.set(key, unary)
 	}
-	return c.in.SendMsg(frame(reply))
+	return c.in.SendMsg(reply)
 }
 
 var bothWays = grpc.StreamDesc{ClientStreams: true, ServerStreams: true}
@@ -211,7 +215,7 @@ func (c *call) up(ctx context.Context, out grpc.ClientStream, seen []message) er
 			if n == 1 {
 				c.g.kinds.set(methodOf{c.route.target, c.method}, streams)
 			}
-			if out.SendMsg([]byte(m.payload)) != nil {
+			if out.SendMsg(m.payload) != nil {
 				return nil // down gets the reason
 			}
 		case io.EOF:
@@ -225,17 +229,22 @@ func (c *call) up(ctx context.Context, out grpc.ClientStream, seen []message) er
 
 // down sends the target's messages to the client.
 func (c *call) down(out grpc.ClientStream) error {
+	return down(out, c.in, func() { c.g.kinds.set(methodOf{c.route.target, c.method}, streams) })
+}
+
+// down passes on headers, messages and trailers, to the end of out. several is
+// told when the second message comes.
+func down(out grpc.ClientStream, in grpc.ServerStream, several func()) error {
 	if head, err := out.Header(); err == nil && len(head) > 0 {
-		if err := c.in.SendHeader(withoutTransport(head)); err != nil {
+		if err := in.SendHeader(withoutTransport(head)); err != nil {
 			return err
 		}
 	}
 	for n := 0; ; n++ {
 		var payload []byte
-		err := out.RecvMsg(&payload)
-		if err != nil {
+		if err := out.RecvMsg(&payload); err != nil {
 			if trail := out.Trailer(); len(trail) > 0 {
-				c.in.SetTrailer(withoutTransport(trail))
+				in.SetTrailer(withoutTransport(trail))
 			}
 			if err == io.EOF {
 				return nil
@@ -243,9 +252,9 @@ func (c *call) down(out grpc.ClientStream) error {
 			return err
 		}
 		if n == 1 {
-			c.g.kinds.set(methodOf{c.route.target, c.method}, streams)
+			several()
 		}
-		if err := c.in.SendMsg(frame(payload)); err != nil {
+		if err := in.SendMsg(payload); err != nil {
 			return err
 		}
 	}

@@ -1,38 +1,30 @@
 package gateway
 
 import (
-	"fmt"
-
 	"google.golang.org/grpc/encoding"
 	protocodec "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
 )
 
-// frame is a message as its bytes, of whatever type it is.
-type frame []byte
-
-// codec passes frames through, and leaves everything else to protobuf.
+// codec passes messages as their bytes, of whatever type they are, as a stream of
+// the mesh does; everything else it leaves to protobuf.
 type codec struct{ encoding.CodecV2 }
 
 func newCodec() codec { return codec{encoding.GetCodecV2(protocodec.Name)} }
 
-// Marshal takes a frame as it is; its bytes are gRPC's from then on.
+// Marshal takes a []byte as it is; it is gRPC's from then on.
 func (c codec) Marshal(v any) (mem.BufferSlice, error) {
-	if f, ok := v.(frame); ok {
-		return mem.BufferSlice{mem.SliceBuffer(f)}, nil
+	if b, ok := v.([]byte); ok {
+		return mem.BufferSlice{mem.SliceBuffer(b)}, nil
 	}
 	return c.CodecV2.Marshal(v)
 }
 
-// Unmarshal copies the bytes into a *frame, whose they are for good.
+// Unmarshal copies the bytes into a *[]byte, whose they are for good.
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
-	switch v := v.(type) {
-	case *frame:
-		*v = data.Materialize()
+	if into, ok := v.(*[]byte); ok {
+		*into = data.Materialize()
 		return nil
-	case frame:
-		return fmt.Errorf("gateway: a message is received into a *frame, not a frame")
-	default:
-		return c.CodecV2.Unmarshal(data, v)
 	}
+	return c.CodecV2.Unmarshal(data, v)
 }

@@ -13,7 +13,8 @@ import (
 	"github.com/meshnode/meshnode/pkg/mesh"
 )
 
-// What a call's metadata says to the gateway. None of it goes on.
+// What a call's metadata says to the gateway. It goes no further, except that
+// mesh.WaitUp says mesh-waitup too.
 const (
 	ownPrefix = "mesh-"
 	keyTo     = "mesh-to"
@@ -22,6 +23,10 @@ const (
 	keyPost   = "mesh-post"
 	keyTrace  = "mesh-trace"
 	keyHops   = "mesh-hops" // what the call made before, of which a Host tells
+	// keyKind goes with a request whose method may stream for all that the gateway
+	// knows: a Host, which does not know either, refuses it.
+	keyKind = "mesh-kind"
+	kindAny = "any"
 )
 
 // route is where a call goes, and how.

@@ -44,7 +44,8 @@ var (
 	// WaitUp waits on when a dial fails, until the context ends; so does
 	// grpc.WaitForReady(true). Without it a message to a node that cannot be
 	// reached fails at the next dial, of which there is one every 100 ms to 3 s.
-	// With NoWait, NoWait wins.
+	// With NoWait, NoWait wins. A service that stands for a server elsewhere
+	// (package gateway) waits for that too: it is told by the header mesh-waitup.
 	WaitUp grpc.CallOption = callOption{set: func(o callOptions) callOptions { o.waitUp = true; return o }}
 	// Post makes a stub's call one-way: it returns Send's error, and leaves
 	// the reply message as it is. Call with Post is Send.
@@ -207,6 +208,9 @@ func outgoing(ctx context.Context, msg *channel.Message, o *callOptions, in *inb
 		}
 		msg.Headers = appendMD(msg.Headers, md)
 	}
+	if o.waitUp { // a host whose server is away is to wait too
+		msg.Headers = append(msg.Headers, channel.Header{Key: headerWaitUp, Value: []byte("1")})
+	}
 	// The trace of WithTrace comes first, then headers, then the trace of the
 	// message that is being handled.
 	var t Trace
@@ -298,6 +302,7 @@ type Trace struct {
 }
 
 const (
+	headerWaitUp = "mesh-waitup"
 	headerParent = "traceparent"
 	headerState  = "tracestate"
 )

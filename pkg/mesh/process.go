@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshnode/meshnode/pkg/channel"
+	"github.com/meshnode/meshnode/pkg/registry"
 	meshv1 "github.com/meshnode/meshnode/proto/mesh/v1"
 )
 
@@ -28,6 +29,9 @@ func (m *Mesh) answerProcess(_ context.Context, method string, payload []byte) (
 			return nil, err
 		}
 		s, err := m.reg.ByName(q.GetName())
+		if err == nil && s.Owner.(*Service).hidden.Load() {
+			err = registry.ErrNameNotFound
+		}
 		if err != nil {
 			return nil, refused{refusal(fmt.Errorf("%w: %q", err, cut(q.GetName())))}
 		}
@@ -35,6 +39,9 @@ func (m *Mesh) answerProcess(_ context.Context, method string, payload []byte) (
 	case methodNames:
 		var r meshv1.NamesResponse
 		for _, n := range m.reg.Names() {
+			if s, err := m.reg.ByHandle(n.Handle); err != nil || s.Owner.(*Service).hidden.Load() {
+				continue
+			}
 			r.Names = append(r.Names, &meshv1.Name{Name: n.Name, Handle: n.Handle})
 		}
 		return proto.Marshal(&r)

@@ -57,7 +57,8 @@ type Service struct {
 	programs *group
 	raw      grpc.StreamHandler // instead of handler: takes every method as a stream
 
-	mu      sync.Mutex // for RegisterService
+	hidden  atomic.Bool // see Offer
+	mu      sync.Mutex  // for RegisterService
 	infos   map[string]grpc.ServiceInfo
 	methods atomic.Pointer[map[string]method]
 }
@@ -91,6 +92,12 @@ func (m *Mesh) NewService(h Handler, opts ...ServiceOption) *Service {
 
 // Handle names the service for this life of the process.
 func (s *Service) Handle() Handle { return Handle(s.reg.Handle()) }
+
+// Offer hides the service's names from Query and Names, or shows them again:
+// whoever looks for what is there does not find a service that stands for
+// something that is away. Messages for it still reach its handler, which can
+// refuse them (Reject) or wait.
+func (s *Service) Offer(offered bool) { s.hidden.Store(!offered) }
 
 // Stop ends the service: its names go with it, messages that wait for it are
 // rejected (stale handle), running handlers go on.
