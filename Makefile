@@ -50,11 +50,11 @@ build: ## build bin/meshnode
 	go build -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION)' -o bin/meshnode ./cmd/meshnode
 
 .PHONY: test
-test: .bin/gotestsum ## all tests once, under the race detector (TESTFLAGS=, PKGS=)
+test: .bin/gotestsum .bin/grpcurl ## all tests once, under the race detector (TESTFLAGS=, PKGS=)
 	$(call run_tests,test,-race -count=1 -timeout=4m)
 
 .PHONY: race
-race: .bin/gotestsum ## all tests COUNT (20) times under the race detector: the long run
+race: .bin/gotestsum .bin/grpcurl ## all tests COUNT (20) times under the race detector: the long run
 	$(call run_tests,race,-race -count=$(COUNT) -timeout=60m)
 
 .PHONY: test-faults
@@ -149,8 +149,9 @@ clean: ## remove what was built, tools included
 .bin/protoc-gen-go:      tool := google.golang.org/protobuf/cmd/protoc-gen-go
 .bin/protoc-gen-go-grpc: tool := google.golang.org/grpc/cmd/protoc-gen-go-grpc
 .bin/gotestsum:          tool := gotest.tools/gotestsum
+.bin/grpcurl:            tool := github.com/fullstorydev/grpcurl/cmd/grpcurl
 .bin/staticcheck:        tool := honnef.co/go/tools/cmd/staticcheck
-$(PLUGINS) .bin/gotestsum $(STATICCHECK): tools/go.mod tools/go.sum
+$(PLUGINS) .bin/gotestsum .bin/grpcurl $(STATICCHECK): tools/go.mod tools/go.sum
 	@mkdir -p .bin
 	go -C tools build -buildvcs=false -o ../$@ $(tool)
 	@touch $@

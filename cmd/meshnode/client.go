@@ -49,7 +49,7 @@ func (c *client) add(flags *pflag.FlagSet) {
 }
 
 func (c *client) addHeader(flags *pflag.FlagSet) {
-	flags.StringArrayVar(&c.headers, "header", nil, "metadata for the service, `KEY=VALUE`; repeatable. traceparent and tracestate set the trace")
+	flags.StringArrayVarP(&c.headers, "header", "H", nil, "metadata for the service, `KEY=VALUE` or 'KEY: VALUE'; repeatable. traceparent and tracestate set the trace")
 }
 
 // parse completes the flags.
@@ -68,8 +68,7 @@ func (c *client) parse() error {
 	}
 	c.md = metadata.MD{}
 	for _, h := range c.headers {
-		key, value, ok := strings.Cut(h, "=")
-		key = strings.ToLower(key)
+		key, value, ok := cutHeader(h)
 		switch {
 		case !ok || key == "" || strings.Trim(key, "abcdefghijklmnopqrstuvwxyz0123456789-_.") != "":
 			return usagef(`--header %q: write KEY=VALUE, the key with letters, digits, "-", "_" and "."`, h)
@@ -84,6 +83,19 @@ func (c *client) parse() error {
 		}
 	}
 	return nil
+}
+
+// cutHeader splits KEY=VALUE, or KEY: VALUE.
+func cutHeader(h string) (key, value string, ok bool) {
+	i := strings.IndexAny(h, "=:")
+	if i < 0 {
+		return "", "", false
+	}
+	value = h[i+1:]
+	if h[i] == ':' {
+		value = strings.TrimSpace(value)
+	}
+	return strings.ToLower(h[:i]), value, true
 }
 
 // options are those of the message.

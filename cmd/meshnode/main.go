@@ -34,6 +34,10 @@ func run(args []string) int {
 		return code
 	}
 	fmt.Fprintln(os.Stderr, "meshnode:", sentence(err))
+	var d *detailed
+	if errors.As(err, &d) {
+		fmt.Fprintf(os.Stderr, "%s\n", d.status)
+	}
 	if code == exitUsage {
 		fmt.Fprintf(os.Stderr, "See '%s --help'.\n", cmd.CommandPath())
 	}
@@ -66,11 +70,13 @@ prints it).`,
   meshnode push --node db=127.0.0.1:2528 db@sdb PING hello
   export MESHNODE_TABLE=cluster.yaml
   meshnode query db@sdb
+  meshnode list db
+  meshnode call db@sdb simpledb.v1.SimpleDBService/Get '{"key":"greeting"}'
 
 ` + exitCodes,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newServe(), newCall(), newPush(), newQuery(), newCert(), newVersion())
+	root.AddCommand(newServe(), newCall(), newPush(), newQuery(), newCert(), newList(), newDescribe(), newVersion())
 	return root
 }
