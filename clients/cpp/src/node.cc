@@ -88,7 +88,7 @@ Id Node::Submit(Request request, bool push, Callback done, Time now) {
   m.payload = std::make_shared<const std::string>(std::move(m.request.payload));
   m.request.payload.clear();
   m.push = push;
-  m.done = std::move(done);
+  m.done = done ? std::move(done) : [](const Result&) {};  // null means settled
   if (m.request.timeout && *m.request.timeout < std::chrono::hours(24 * 365)) m.due = now + *m.request.timeout;
 
   std::optional<Error> refusal = Refuses(m);

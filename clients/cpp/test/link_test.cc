@@ -3,6 +3,9 @@
 
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <condition_variable>
@@ -16,6 +19,7 @@
 namespace meshnode {
 namespace {
 
+using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
@@ -204,6 +208,45 @@ TEST(LinkTest, NobodyListens) {
   EXPECT_EQ(e.verdict(), Verdict::kNotSent);
   EXPECT_EQ(e.reason(), Reason::kConnectFailed);
   EXPECT_EQ(e.code(), 14);
+}
+
+TEST(LinkTest, CloseAbandonsADial) {
+  // It takes connections and says nothing.
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in to{};
+  to.sin_family = AF_INET;
+  to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof to;
+  ASSERT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&to), size), 0);
+  ASSERT_EQ(listen(fd, 5), 0);
+  ASSERT_EQ(getsockname(fd, reinterpret_cast<sockaddr*>(&to), &size), 0);
+
+  Options o;
+  o.dial_timeout = milliseconds(300);
+  Link link("127.0.0.1:" + std::to_string(ntohs(to.sin_port)), o);
+  const Error e = ErrorOf(link.Call(Request("@sdb", "ECHO")));
+  EXPECT_EQ(e.reason(), Reason::kConnectFailed);
+  EXPECT_NE(std::string(e.what()).find("no answer within 300 ms"), std::string::npos) << e.what();
+
+  Link other("127.0.0.1:" + std::to_string(ntohs(to.sin_port)));
+  auto call = other.Call(Request("@sdb", "ECHO"));
+  std::this_thread::sleep_for(milliseconds(50));
+  const auto began = Clock::now();
+  other.Close();
+  EXPECT_LT(Clock::now() - began, seconds(2));
+  EXPECT_EQ(ErrorOf(std::move(call)).reason(), Reason::kClosed);
+  close(fd);
+}
+
+TEST(LinkTest, ANullCallbackIsNobody) {
+  Listener listener;
+  Link link(listener.address());
+  link.Call(Request("@sdb", "ECHO"), nullptr);
+  link.Call(Request("@sdb", "HANG"), nullptr).Cancel();
+  link.Send(Request("@sdb", "PUSH"), nullptr);
+  link.Call(Request("@sdb", "ECHO")).get();
+  link.Close();
+  EXPECT_EQ(listener.pushes(), 1);
 }
 
 TEST(LinkTest, ATokenIsShown) {

@@ -401,6 +401,21 @@ async fn close_sends_what_waits_and_reads_to_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn close_abandons_a_dial() {
+    let mut l = Listener::new();
+    let link = l.link(|b| b);
+    let waits = call(&link, get("a"));
+    let mut s = l.stream().await; // and no hello
+    let began = Instant::now();
+    link.close().await;
+    assert!(began.elapsed() < Duration::from_secs(1));
+    let e = waits.await.unwrap().unwrap_err();
+    assert_eq!((e.verdict(), e.reason()), (Verdict::NotSent, Reason::Closed));
+    s.drain().await;
+    assert_eq!(link.ready().await.unwrap_err().reason(), Reason::Closed);
+}
+
+#[tokio::test(start_paused = true)]
 async fn dropping_the_last_handle_ends_in_order() {
     let mut l = Listener::new();
     let link = l.link(|b| b);

@@ -130,6 +130,7 @@ class Result {
 
 // Is called once, from a thread of gRPC or of the link, or by the caller's own
 // before Call returns. It must not block, nor destroy the link; it may make calls.
+// Null: nobody is told.
 using Callback = std::function<void(Result)>;
 
 // The process at the other end of a link.
