@@ -37,7 +37,7 @@ const (
 // too. The wire is grey, ours is strong.
 var colours = map[string]string{
 	"mesh": "#d55e00", "mesh-concurrent": "#e69f00", "mesh-stub": "#8c510a",
-	"wire": "#666666", "wire-mailbox": "#aaaaaa",
+	"wire": "#666666", "wire-mailbox": "#aaaaaa", "wire-plain": "#cccccc",
 	"grpc-unary": "#0072b2", "grpc-stream": "#56b4e9", "nats": "#009e73", "protoactor": "#cc79a7",
 	// Variants of studies, and what a control stands for.
 	"mesh-10-busy": "#e69f00", "mesh-64": "#8c510a", "grpc": "#0072b2", "goroutines": "#666666",

@@ -22,7 +22,7 @@ type options struct {
 	role, cells, contestants, out  string
 	cpuprofile, memprofile, render string
 	rounds                         int
-	time                           time.Duration
+	time, delay                    time.Duration
 	quick, list, scale             bool
 }
 
@@ -34,6 +34,7 @@ func main() {
 	flag.StringVar(&o.contestants, "contestants", "", "which contestants: patterns, separated by commas (mesh*,wire); none: all")
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds of every cell, at least 1; results are medians")
 	flag.DurationVar(&o.time, "time", 500*time.Millisecond, "time of a contestant in a round, 50ms to 60s; -quick: 250ms")
+	flag.DurationVar(&o.delay, "delay", 0, "the round trip of the line between the processes, up to 10s, which a proxy in the client makes; 0: loopback itself")
 	flag.StringVar(&o.out, "out", "out", "directory for results.json, table.txt and the charts")
 	flag.BoolVar(&o.quick, "quick", false, "few cells and a short time each: about two minutes")
 	flag.BoolVar(&o.list, "list", false, "list cells and contestants")
@@ -110,6 +111,9 @@ func measure(o options) error {
 	if o.rounds < 1 || o.time < 50*time.Millisecond || o.time > time.Minute {
 		return errors.New("give -rounds of 1 or more and a -time from 50ms to 60s")
 	}
+	if o.delay < 0 || o.delay > 10*time.Second {
+		return errors.New("give a -delay from 0 to 10s")
+	}
 	cells, err := chooseCells(o.cells, o.quick)
 	if err != nil {
 		return err
@@ -136,7 +140,7 @@ func measure(o options) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	res := newResults(o, chosen)
-	r := &runner{rounds: o.rounds, time: o.time, profiles: o.cpuprofile, contestants: chosen, progress: os.Stderr, results: res}
+	r := &runner{rounds: o.rounds, time: o.time, delay: o.delay, profiles: o.cpuprofile, contestants: chosen, progress: os.Stderr, results: res}
 	err = profiled(profile, func() error {
 		return r.run(ctx, cells, func(c *cellResult) { printCell(os.Stdout, c) })
 	})

@@ -17,6 +17,7 @@ import (
 type runner struct {
 	rounds      int
 	time        time.Duration // of a sample
+	delay       time.Duration // of the line, a round trip; 0: none
 	profiles    string        // a directory; "": none
 	contestants []contestant
 	progress    io.Writer
@@ -74,6 +75,7 @@ func (r *runner) run(ctx context.Context, cells []cell, done func(*cellResult)) 
 // entry is a contestant's part in a cell while it runs.
 type entry struct {
 	*bout
+	line  *delayLine // to its server; may be nil
 	score *score
 	out   bool // it failed and takes no more part
 }
@@ -151,7 +153,14 @@ func (r *runner) start(ctx context.Context, c cell, e *entry) (err error) {
 	}
 	dialCtx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	if e.client, err = e.contestant.dial(dialCtx, e.server.addr); err != nil {
+	addr := e.server.addr
+	if r.delay > 0 {
+		if e.line, err = newDelayLine(addr, r.delay); err != nil {
+			return err
+		}
+		addr = e.line.Addr().String()
+	}
+	if e.client, err = e.contestant.dial(dialCtx, addr); err != nil {
 		return err
 	}
 	if _, err := e.server.ask(askBegin); err != nil {
@@ -256,6 +265,10 @@ func (r *runner) stop(e *entry) {
 		case <-time.After(answerTime):
 			e.fail(errors.New("its client does not close"))
 		}
+	}
+	if e.line != nil {
+		e.line.close()
+		e.line = nil
 	}
 	if e.server != nil {
 		e.server.stop()

@@ -19,13 +19,17 @@ type wireClient struct {
 	stopped chan struct{} // closed when the reader has returned
 }
 
-func wireDial(ctx context.Context, addr string) (client, error) {
+func wireDial(plain bool) func(context.Context, string) (client, error) {
+	return func(ctx context.Context, addr string) (client, error) { return dialWire(ctx, addr, plain) }
+}
+
+func dialWire(ctx context.Context, addr string, plain bool) (client, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	c := &wireClient{w: newWireWriter(conn), calls: map[uint64]chan []byte{}, stopped: make(chan struct{})}
+	c := &wireClient{w: newWireWriter(conn, plain), calls: map[uint64]chan []byte{}, stopped: make(chan struct{})}
 	go c.w.run()
 	go c.read(bufio.NewReaderSize(conn, wireBuffer))
 	return c, nil

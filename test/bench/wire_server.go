@@ -20,13 +20,21 @@ type wireMessage struct {
 // handlers.
 type wireServer struct {
 	tally     *tally
+	plain     bool
 	mailboxes []*wireMailbox
 }
 
-func wireServe(mailboxes bool) func(*tally) (string, func(), error) {
+// The wires.
+const (
+	wireBest = iota
+	wireMailboxes
+	wirePlain
+)
+
+func wireServe(kind int) func(*tally) (string, func(), error) {
 	return func(t *tally) (string, func(), error) {
-		s := &wireServer{tally: t}
-		if mailboxes {
+		s := &wireServer{tally: t, plain: kind == wirePlain}
+		if kind == wireMailboxes {
 			for range targets {
 				m := newWireMailbox(s)
 				s.mailboxes = append(s.mailboxes, m)
@@ -55,7 +63,7 @@ func (s *wireServer) accept(l net.Listener) {
 // serve reads frames. Replies leave, and mailboxes are woken, when no whole
 // frame is there to be read just now, or earlier where much waits.
 func (s *wireServer) serve(conn net.Conn) {
-	w := newWireWriter(conn)
+	w := newWireWriter(conn, s.plain)
 	go w.run()
 	defer w.close()
 	r := bufio.NewReaderSize(conn, wireBuffer)

@@ -25,8 +25,9 @@ var errWireClosed = errors.New("wire: closed")
 // wireWriter collects frames and writes all that wait with one system call. At
 // most one goroutine writes at a time: its own, or one that calls flush.
 type wireWriter struct {
-	conn net.Conn
-	wake chan struct{} // has one place: there is something for run to write
+	conn  net.Conn
+	plain bool          // only run writes, and it does not yield
+	wake  chan struct{} // has one place: there is something for run to write
 
 	mu      sync.Mutex
 	room    *sync.Cond  // fewer than wireWaiting bytes wait, or err is set
@@ -39,8 +40,8 @@ type wireWriter struct {
 	err     error
 }
 
-func newWireWriter(conn net.Conn) *wireWriter {
-	w := &wireWriter{conn: conn, wake: make(chan struct{}, 1)}
+func newWireWriter(conn net.Conn, plain bool) *wireWriter {
+	w := &wireWriter{conn: conn, plain: plain, wake: make(chan struct{}, 1)}
 	w.room = sync.NewCond(&w.mu)
 	return w
 }
@@ -82,6 +83,10 @@ func (w *wireWriter) signal() {
 // flush writes what waits, unless another goroutine is writing: it, or run,
 // then takes the rest.
 func (w *wireWriter) flush() {
+	if w.plain {
+		w.signal()
+		return
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.writing || w.waiting == 0 || w.err != nil {
@@ -96,7 +101,9 @@ func (w *wireWriter) flush() {
 // run writes what others leave, until close.
 func (w *wireWriter) run() {
 	for range w.wake {
-		runtime.Gosched() // those who are about to add a frame do so first
+		if !w.plain {
+			runtime.Gosched() // those who are about to add a frame do so first
+		}
 		w.mu.Lock()
 		for w.waiting > 0 && !w.writing && w.err == nil {
 			w.write()
