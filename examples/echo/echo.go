@@ -25,9 +25,13 @@ type Server struct {
 // maxPadding bounds what one answer of Count may be asked to carry.
 const maxPadding = 1 << 20
 
+// atOnce is how many handlers run at a time. A stream that is open is one, so
+// the 1,000 of the default would be gone with 1,000 of them.
+const atOnce = 8192
+
 // Service makes the service of s in m, without a name yet.
 func (s *Server) Service(m *mesh.Mesh) *mesh.Service {
-	svc := m.NewService(nil)
+	svc := m.NewService(nil, mesh.Concurrent(atOnce))
 	echov1.RegisterEchoServiceServer(svc, s)
 	return svc
 }

@@ -36,7 +36,7 @@ const (
 // colours of the contestants: Okabe and Ito's, told apart by the colour-blind
 // too. The wire is grey, ours is strong.
 var colours = map[string]string{
-	"mesh": "#d55e00", "mesh-concurrent": "#e69f00", "mesh-stub": "#8c510a",
+	"mesh": "#d55e00", "mesh-concurrent": "#e69f00", "mesh-stub": "#8c510a", "gateway": "#543005",
 	"wire": "#666666", "wire-mailbox": "#aaaaaa", "wire-plain": "#cccccc",
 	"grpc-unary": "#0072b2", "grpc-stream": "#56b4e9", "nats": "#009e73", "protoactor": "#cc79a7",
 	// Variants of studies, and what a control stands for.

@@ -85,6 +85,7 @@ var contestants = []contestant{
 	{name: "mesh", group: groupMesh, about: "pkg/mesh, Mesh.Call and Send, plain handler of a serial service", serve: meshServe(meshSerial), dial: meshDial, pushes: true},
 	{name: "mesh-concurrent", group: groupMesh, about: "pkg/mesh, the same with mesh.Concurrent(0)", serve: meshServe(meshConcurrent), dial: meshDial, pushes: true},
 	{name: "mesh-stub", group: groupMesh, about: "pkg/mesh, generated stub of pingserver.v1 through a Proxy (push: mesh.Post)", serve: meshServe(meshStub), dial: meshStubDial, pushes: true},
+	{name: "gateway", group: groupMesh, about: "grpc-go stub of pingserver.v1 to a pkg/gateway, and from there over a link to its service; gateway and node are two meshes of one process", serve: gatewayServe, dial: gatewayDial},
 	{name: "wire", group: groupWire, about: "raw TCP, session frames, batched writes, handler in the reader", serve: wireServe(wireBest), dial: wireDial(false), pushes: true},
 	{name: "wire-mailbox", group: groupWire, about: "the same, one mailbox goroutine a target runs the handlers", serve: wireServe(wireMailboxes), dial: wireDial(false), pushes: true},
 	{name: "wire-plain", group: groupWire, about: "as wire, but one goroutine writes, and never yields: the wire of issue 3's table", serve: wireServe(wirePlain), dial: wireDial(true), pushes: true},
