@@ -52,6 +52,10 @@ build: ## build bin/meshnode
 .PHONY: test
 test: .bin/gotestsum .bin/grpcurl ## all tests once, under the race detector (TESTFLAGS=, PKGS=)
 	$(call run_tests,test,-race -count=1 -timeout=4m)
+ifeq ($(PKGS),./...)
+	@cd test/interop && $(CURDIR)/$(GOTESTSUM) --jsonfile $(CURDIR)/$(RESULTS)/interop.json -- -race -count=1 -timeout=4m $(TESTFLAGS) ./...
+	@test/count.sh $(RESULTS)/test.json $(RESULTS)/interop.json
+endif
 
 .PHONY: race
 race: .bin/gotestsum .bin/grpcurl ## all tests COUNT (20) times under the race detector: the long run
@@ -106,7 +110,7 @@ fuzz: .bin/gotestsum ## each fuzz target for FUZZTIME (10s)
 lint: $(STATICCHECK) $(BUF) ## gofmt, go mod tidy, go vet, staticcheck; buf lint and format
 	@rc=0; \
 	echo "gofmt"; bad=$$(gofmt -l $(GO_FILES)); if [ -n "$$bad" ]; then echo "not formatted (gofmt -w):"; echo "$$bad"; rc=1; fi; \
-	for dir in . tools test/bench; do \
+	for dir in . tools test/bench test/interop; do \
 		echo "go mod tidy -diff ($$dir)"; go -C $$dir mod tidy -diff || rc=1; \
 		echo "go vet ($$dir)"; go -C $$dir vet -tags faults ./... || rc=1; \
 		echo "staticcheck ($$dir)"; (cd $$dir && $(CURDIR)/$(STATICCHECK) ./...) || rc=1; \

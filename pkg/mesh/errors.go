@@ -1,7 +1,10 @@
 package mesh
 
 import (
+	"context"
 	"errors"
+
+	"google.golang.org/grpc/status"
 
 	"github.com/meshnode/meshnode/pkg/channel"
 	"github.com/meshnode/meshnode/pkg/registry"
@@ -89,3 +92,30 @@ var (
 	// log tells more. HandlerFailed.
 	ErrPanic = channel.ErrPanic
 )
+
+// stubError is an Error as the callers of stubs know errors: its text is that of
+// the gRPC status, and where the caller's own context ended, there is no more in
+// the status than gRPC would say. errors.As finds the Error.
+type stubError struct{ e *Error }
+
+// forStub makes the error of a stub's call of one of the mesh's.
+func forStub(err error) error {
+	if e, ok := err.(*Error); ok {
+		return stubError{e}
+	}
+	return err
+}
+
+// Error is the status's text.
+func (s stubError) Error() string { return s.GRPCStatus().Err().Error() }
+
+// Unwrap returns the Error.
+func (s stubError) Unwrap() error { return s.e }
+
+// GRPCStatus is that of the Error.
+func (s stubError) GRPCStatus() *status.Status {
+	if errors.Is(s.e.Err, context.Canceled) || errors.Is(s.e.Err, context.DeadlineExceeded) {
+		return status.New(s.e.Code, s.e.Message)
+	}
+	return s.e.GRPCStatus()
+}

@@ -82,7 +82,7 @@ func TestTargetsThatDoNotParse(t *testing.T) {
 			} {
 				var e *mesh.Error
 				if !errors.Is(err, mesh.ErrInvalidTarget) || mesh.VerdictOf(err) != mesh.NotSent || status.Code(err) != codes.InvalidArgument ||
-					!errors.As(err, &e) || e.Target != target || !strings.HasPrefix(err.Error(), "invalid target ") || strings.Contains(err.Error(), "\n") || len(err.Error()) > 2000 {
+					!errors.As(err, &e) || e.Target != target || !strings.HasPrefix(e.Message, "invalid target ") || strings.Contains(err.Error(), "\n") || len(err.Error()) > 2000 {
 					t.Errorf("%s of %.40q: %v", use, target, err)
 				}
 			}

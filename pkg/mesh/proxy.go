@@ -55,6 +55,13 @@ func (p *Proxy) Send(ctx context.Context, method string, payload []byte, opts ..
 // the message is one-way and reply stays as it is. args may be []byte, which is
 // given away, and reply *[]byte: they pass as they are.
 func (p *Proxy) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	if err := p.invoke(ctx, method, args, reply, opts); err != nil {
+		return forStub(err)
+	}
+	return nil
+}
+
+func (p *Proxy) invoke(ctx context.Context, method string, args, reply any, opts []grpc.CallOption) error {
 	if p.err != nil {
 		return invalidTarget(p.text, method, p.err)
 	}

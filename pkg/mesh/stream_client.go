@@ -25,6 +25,14 @@ import (
 // they are and are given away; others go through protobuf, or the codec of
 // grpc.ForceCodecV2. Options.CallTimeout is not for streams. Post is refused.
 func (p *Proxy) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	s, err := p.newStream(ctx, desc, method, opts)
+	if err != nil {
+		return nil, forStub(err)
+	}
+	return s, nil
+}
+
+func (p *Proxy) newStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts []grpc.CallOption) (*clientStream, error) {
 	if p.err != nil {
 		return nil, invalidTarget(p.text, method, p.err)
 	}
@@ -98,7 +106,9 @@ func (c *clientStream) Context() context.Context {
 }
 
 // SendMsg queues a message, and waits while too much waits to be sent.
-func (c *clientStream) SendMsg(m any) error {
+func (c *clientStream) SendMsg(m any) error { return forStub(c.send(m)) }
+
+func (c *clientStream) send(m any) error {
 	if c.closed {
 		return status.Error(codes.Internal, "SendMsg called after CloseSend")
 	}
@@ -126,7 +136,9 @@ func (c *clientStream) SendMsg(m any) error {
 
 // RecvMsg waits for the next message; io.EOF after the last one of a stream that
 // succeeded.
-func (c *clientStream) RecvMsg(m any) error {
+func (c *clientStream) RecvMsg(m any) error { return forStub(c.receive(m)) }
+
+func (c *clientStream) receive(m any) error {
 	if c.got {
 		return io.EOF
 	}
