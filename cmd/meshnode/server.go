@@ -97,7 +97,7 @@ func (s *server) parse() (err error) {
 
 // start joins the mesh: services first, so that nobody finds them missing.
 func (s *server) start() (err error) {
-	o := mesh.Options{Name: s.name, Source: s.source, Logger: s.log, DrainTime: s.drain, AllowServe: s.allowServe, AllowForward: s.allowForward, Insecure: s.insecure}
+	o := mesh.Options{Name: s.name, Source: s.source, Logger: s.log, DrainTime: s.drain, AllowServe: s.allowServe, AllowForward: s.allowForward, Schema: transcoderFor, Insecure: s.insecure}
 	if err := s.access.options(&o); err != nil {
 		return err
 	}
