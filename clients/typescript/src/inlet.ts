@@ -59,7 +59,7 @@ export class Task {
     if (this.due !== Infinity) {
       this.timer = setTimeout(
         () => this.abort.abort(new DOMException("the deadline passed", "TimeoutError")),
-        Math.min(this.due - performance.now(), 2 ** 31 - 1),
+        Math.min(Math.ceil(this.due - performance.now()), 2 ** 31 - 1), // never early
       );
     }
     try {

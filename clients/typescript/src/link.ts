@@ -209,7 +209,7 @@ export class Link {
     else if (!this.line.add(m)) timers.push(setTimeout(() => this.line.giveUp(m), this.sendWaitMs));
     else if (m.push && this.current) m.accept();
     if (o.timeoutMs !== undefined && o.timeoutMs !== Infinity) {
-      timers.push(setTimeout(() => leave("DEADLINE_EXCEEDED", "its deadline passed"), Math.min(o.timeoutMs, 2 ** 31 - 1)));
+      timers.push(setTimeout(() => leave("DEADLINE_EXCEEDED", "its deadline passed"), Math.min(Math.ceil(o.timeoutMs), 2 ** 31 - 1)));
     }
     o.signal?.addEventListener("abort", aborted);
     if (o.signal?.aborted) aborted();
@@ -252,14 +252,16 @@ export class Link {
       frame: (frame) => this.frame(role.outlet!, frame),
       fill: (batch) => this.fill(role.outlet!, batch),
       ended: (cause) => {
-        this.wires.delete(role.wire!);
+        if (role.wire) this.wires.delete(role.wire);
         if (role.outlet) this.lost(role.outlet, cause);
         else this.unreachable(cause!);
         if (this.wires.size === 0) this.allEnded?.();
       },
     };
-    role.wire = new Wire({ ...this.dialing, hello: helloOf(this.settings, this.node) }, role);
-    this.wires.add(role.wire);
+    Wire.open({ ...this.dialing, hello: helloOf(this.settings, this.node) }, role, (wire) => {
+      role.wire = wire;
+      this.wires.add(wire);
+    });
   }
 
   private opened(o: Outlet): void {

@@ -1,3 +1,5 @@
+import { status } from "@grpc/grpc-js";
+
 import { type Condition, failed, MeshError, textOf, type Trouble, trouble } from "./errors.js";
 import type { Failure, Frame, Header, Reply as ReplyFrame, Request } from "./gen/mesh/v1/cluster.js";
 import { headerBytes, toMetadata } from "./headers.js";
@@ -146,6 +148,12 @@ export class Message implements Parcel {
 
   fail(t: Trouble): void {
     if (this.settle()) this.reject(new MeshError(t.verdict, { ...t, node: this.node, target: this.parts.target, method: this.parts.method }));
+  }
+
+  /** The handler's "deadline exceeded" that comes after the deadline itself is the latter, whichever this process sees first. */
+  tooLate(t: Trouble, now: number): Trouble {
+    if (t.code !== status.DEADLINE_EXCEEDED || t.reason || now < this.parts.due) return t;
+    return trouble("maybe executed", "DEADLINE_EXCEEDED", "its deadline passed after it was sent");
   }
 
   private settle(): boolean {

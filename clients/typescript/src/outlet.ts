@@ -127,7 +127,7 @@ export class Outlet {
     const now = performance.now();
     switch (body.$case) {
       case "failure":
-        m.fail(failureOf(body.value));
+        m.fail(m.tooLate(failureOf(body.value), now));
         return true;
       case "part": {
         if (!m.join) return false; // nobody's

@@ -326,7 +326,7 @@ export class Serve {
       fill: (batch) => role.inlet!.fill(batch),
       ended: (cause) => this.lost(role.inlet, cause),
     };
-    this.wire = new Wire({ ...this.dialing, hello: helloOf(this.settings, "") }, role);
+    Wire.open({ ...this.dialing, hello: helloOf(this.settings, "") }, role, (wire) => (this.wire = wire));
   }
 
   private lost(inlet: Inlet | undefined, cause: Error | undefined): void {

@@ -91,6 +91,9 @@ export function dialOf(address: string, options: DialOptions): Pick<Dial, "addre
   if (!local && !options.credentials && !options.insecure) {
     throw new TypeError(`address ${address}: plaintext is spoken on loopback and unix sockets only; give credentials, or insecure: true to allow it`);
   }
+  if (typeof options.token === "string" && !/^[\x21-\x7e]+$/.test(options.token)) {
+    throw new TypeError("the token has characters that are not visible ASCII: is there a line break at its end?");
+  }
   return {
     address,
     credentials: options.credentials ?? credentials.createInsecure(),
@@ -104,6 +107,18 @@ export function dialOf(address: string, options: DialOptions): Pick<Dial, "addre
  * pulse that finds a dead peer. It ends once; the first cause wins.
  */
 export class Wire {
+  /**
+   * Opens a wire. Where that fails at once (a token function that throws,
+   * channel options that are none) the role is told, as of any other failure.
+   */
+  static open(dial: Dial, role: Role, opening: (wire: Wire) => void): void {
+    try {
+      opening(new Wire(dial, role));
+    } catch (err) {
+      queueMicrotask(() => role.ended(err instanceof Error ? err : new Error(textOf(err))));
+    }
+  }
+
   /** The other end, once it has accepted. */
   peer: Peer | undefined;
 
@@ -123,11 +138,14 @@ export class Wire {
   private stopped = false;
   private peerStopped = false;
 
-  constructor(
+  private constructor(
     dial: Dial,
     private readonly role: Role,
   ) {
     this.intervalMs = dial.hello.heartbeatIntervalMs;
+    const metadata = new Metadata();
+    const token = dial.token();
+    if (token) metadata.set("authorization", `Bearer ${token}`);
     // A connection of its own, which gRPC neither shares nor opens again by itself.
     this.client = new Client(dial.address, dial.credentials, {
       "grpc.use_local_subchannel_pool": 1,
@@ -144,9 +162,6 @@ export class Wire {
       ...dial.channelOptions,
     });
     const method = dial.kind === "link" ? ClusterServiceService.link : ClusterServiceService.serve;
-    const metadata = new Metadata();
-    const token = dial.token();
-    if (token) metadata.set("authorization", `Bearer ${token}`);
     this.call = this.client.makeBidiStreamRequest(method.path, (batch: Batch) => batch.finish(), method.responseDeserialize, metadata);
     this.call.on("data", (message: { frames: Frame[] }) => this.take(message.frames));
     this.call.on("error", (err: ServiceError) => this.failed(err));

@@ -168,6 +168,21 @@ test("without waitUp a call fails with why the node cannot be reached", async ()
   await link.close();
 });
 
+test("a token is shown, and one that cannot be had fails the link", async (t) => {
+  assert.throws(() => new Link("127.0.0.1:1", { token: "secret\n" }), /visible ASCII/);
+  const { puppet, stream } = await linked(t, { token: "sixteen-visible-ones" });
+  assert.equal(stream.authorization, "Bearer sixteen-visible-ones");
+  const link = new Link(puppet.address, {
+    token: () => {
+      throw new Error("no token file");
+    },
+  });
+  const err = await fails(link.call("@sdb", "GET"));
+  assert.deepEqual(facts(err), { verdict: "not sent", reason: "CONNECT_FAILED", code: status.UNAVAILABLE });
+  assert.match(err.message, /no token file/);
+  await link.close();
+});
+
 test("what a goaway did not take is sent again, pushes among it are counted", async (t) => {
   const states: string[] = [];
   const { puppet, link, stream } = await linked(t, { onState: (s) => states.push(s.state) });

@@ -19,6 +19,11 @@ export class Stream {
     readonly hello: Hello,
   ) {}
 
+  /** What was shown as authorization. */
+  get authorization(): string {
+    return String(this.call.metadata.get("authorization")[0] ?? "");
+  }
+
   push(frames: Frame[]): void {
     this.frames.push(...frames);
     this.waiting?.();

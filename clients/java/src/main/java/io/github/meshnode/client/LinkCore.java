@@ -204,7 +204,12 @@ final class LinkCore {
     phase = Phase.DIALLING;
     tell(LinkState.of(LinkState.Kind.CONNECTING));
     Life life = new Life();
-    life.wire = new Wire(Wire.LINK, o, o.node, lock, timer.scheduler(), life);
+    try {
+      life.wire = new Wire(Wire.LINK, o, o.node, lock, timer.scheduler(), life);
+    } catch (RuntimeException e) { // of a token supplier, of configureChannel
+      unreachable(e);
+      return;
+    }
     wires.add(life.wire);
     life.wire.start();
   }

@@ -1,6 +1,7 @@
 package io.github.meshnode.client;
 
 import com.google.protobuf.UnsafeByteOperations;
+import io.grpc.Status;
 import java.nio.charset.StandardCharsets;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
@@ -115,6 +116,14 @@ final class Message extends Bulk.Parcel {
     if (settle()) {
       executor.execute(() -> future.completeExceptionally(new MeshException(t, target.text(), method)));
     }
+  }
+
+  /** The handler's "deadline exceeded" that comes after the deadline itself is the latter, whichever this process sees first. */
+  Trouble tooLate(Trouble t) {
+    if (!timed || t.condition() != null || t.code() != Status.Code.DEADLINE_EXCEEDED || nanosLeft() > 0) {
+      return t;
+    }
+    return Trouble.of(Verdict.MAYBE_EXECUTED, Condition.DEADLINE_EXCEEDED, "its deadline passed after it was sent");
   }
 
   private boolean settle() {

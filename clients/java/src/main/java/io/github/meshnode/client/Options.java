@@ -142,7 +142,9 @@ public abstract class Options<B extends Options<B>> {
 
   /** The token that the team shares, where the node asks for one. */
   public B token(String t) {
-    Objects.requireNonNull(t);
+    if (!t.matches("[\\x21-\\x7e]+")) {
+      throw new IllegalArgumentException("the token has characters that are not visible ASCII: is there a line break at its end?");
+    }
     return token(() -> t);
   }
 

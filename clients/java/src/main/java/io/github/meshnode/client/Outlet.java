@@ -124,7 +124,7 @@ final class Outlet {
     long now = System.nanoTime();
     switch (frame.getBodyCase()) {
       case FAILURE:
-        m.fail(Trouble.of(frame.getFailure()));
+        m.fail(m.tooLate(Trouble.of(frame.getFailure())));
         return true;
       case PART:
         if (m.join == null) {

@@ -318,7 +318,12 @@ final class ServeCore {
       return;
     }
     tell(LinkState.of(LinkState.Kind.CONNECTING));
-    wire = new Wire(Wire.SERVE, o, "", lock, timer.scheduler(), new Life());
+    try {
+      wire = new Wire(Wire.SERVE, o, "", lock, timer.scheduler(), new Life());
+    } catch (RuntimeException e) { // of a token supplier, of configureChannel
+      lost(null, e);
+      return;
+    }
     wire.start();
   }
 

@@ -71,10 +71,10 @@ final class Wire {
     this.role = role;
     this.timer = timer;
     this.intervalNanos = o.heartbeat.toNanos();
+    this.metadata = o.metadata(); // may fail: before there is anything to close
     this.channel = o.newChannel().build();
     this.call = channel.newCall(method, CallOptions.DEFAULT);
     this.hello = LinkRequest.newBuilder().addFrames(Frame.newBuilder().setHello(o.hello(node))).build();
-    this.metadata = o.metadata();
     this.connectMillis = o.connectTimeout.toMillis();
   }
 

@@ -210,6 +210,21 @@ class LinkTest {
   }
 
   @Test
+  void aTokenThatCannotBeHadFailsTheLink() throws Exception {
+    Link.Builder b = Link.builder(puppet.address());
+    assertThrows(IllegalArgumentException.class, () -> b.token("secret\n"));
+    b.token(
+        () -> {
+          throw new IllegalStateException("no token file");
+        });
+    try (Link l = b.build()) {
+      MeshException e = failure(l.call("@sdb", "GET", NOTHING));
+      is(e, Verdict.NOT_SENT, Condition.CONNECT_FAILED);
+      assertTrue(e.getMessage().contains("no token file"), e.getMessage());
+    }
+  }
+
+  @Test
   void whatAGoawayDidNotTakeIsSentAgain() throws Exception {
     BlockingQueue<LinkState.Kind> states = new LinkedBlockingQueue<>();
     try (Link l = Link.builder(puppet.address()).executor(r -> new Thread(r).start()).onState(s -> states.add(s.kind())).build()) {
