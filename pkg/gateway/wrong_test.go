@@ -61,7 +61,7 @@ func TestWrongCalls(t *testing.T) {
 		{"unknown service", []string{"mesh-to", "db@sdb"}, "/no.Such/Get", get("a"), codes.Unimplemented, "UNKNOWN_METHOD", "/no.Such/Get"},
 		{"unknown method", []string{"mesh-to", "db@sdb"}, "/simpledb.v1.SimpleDBService/Got", get("a"), codes.Unimplemented, "UNKNOWN_METHOD", "Got"},
 		{"no method at all", []string{"mesh-to", "db@sdb"}, "/", get("a"), codes.Unimplemented, "", ""},
-		{"garbage", []string{"mesh-to", "db@sdb"}, method, []byte("\xff\xff\xff garbage"), codes.InvalidArgument, "", "decoded"},
+		{"garbage", []string{"mesh-to", "db@sdb"}, method, []byte("\xff\xff\xff garbage"), codes.InvalidArgument, "INVALID_REQUEST", "decoded"},
 		{"too large", []string{"mesh-to", "db@sdb"}, method, make([]byte, 1<<20+1), codes.ResourceExhausted, "", "larger than max"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

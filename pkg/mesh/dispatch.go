@@ -125,6 +125,11 @@ func unknownMethod(name string) *channel.Failure {
 	return channel.Refuse(meshv1.Reason_REASON_UNKNOWN_METHOD, fmt.Sprintf("unknown method %q", cut(name)))
 }
 
+// undecoded refuses a request that is not what its method takes: nothing ran.
+func undecoded(err error) error {
+	return refused{channel.Refuse(meshv1.Reason_REASON_INVALID_REQUEST, "invalid request: it cannot be decoded: "+err.Error())}
+}
+
 // refusal is what a caller is told of a registry's error.
 func refusal(err error) *channel.Failure {
 	reason := meshv1.Reason_REASON_DRAINING
@@ -214,7 +219,7 @@ func (s *Service) run(in *inbound, request []byte) ([]byte, error) {
 		in.full = r.Method
 		decode := func(v any) error {
 			if err := s.mesh.codec.unmarshal(request, v); err != nil {
-				return status.Error(codes.InvalidArgument, "the request cannot be decoded: "+err.Error())
+				return undecoded(err) // generated code does so before anything of the service's own
 			}
 			return nil
 		}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/meshnode/meshnode/pkg/channel"
@@ -64,7 +62,7 @@ func (r refused) Error() string { return r.Message }
 
 func decodeProcess(payload []byte, into proto.Message) error {
 	if err := proto.Unmarshal(payload, into); err != nil {
-		return status.Error(codes.InvalidArgument, "the request cannot be decoded: "+err.Error())
+		return undecoded(err)
 	}
 	return nil
 }

@@ -198,7 +198,7 @@ func TestStreamsAreRefused(t *testing.T) {
 func TestStubsAndWrongBytes(t *testing.T) {
 	withStubs(t, func(w *world, server, client *mesh.Mesh, _ *stubDB) {
 		_, err := client.Call(w.within(time.Second), "db@sdb", simpledbv1.SimpleDBService_Get_FullMethodName, []byte{0xff})
-		if status.Code(err) != codes.InvalidArgument || mesh.VerdictOf(err) != mesh.HandlerFailed {
+		if status.Code(err) != codes.InvalidArgument || mesh.VerdictOf(err) != mesh.Rejected || !errors.Is(err, mesh.ErrInvalidRequest) {
 			t.Errorf("a wrong request: %v", err)
 		}
 		w.register(server, "raw", func(context.Context, string, []byte) ([]byte, error) { return []byte{0xff}, nil })

@@ -84,8 +84,8 @@ func TestProcessAnswersForItself(t *testing.T) {
 			{"Query", encoded(t, &meshv1.QueryRequest{Name: "@nobody"}), meshv1.Reason_REASON_NAME_NOT_FOUND, codes.NotFound},
 			{"Query", encoded(t, &meshv1.QueryRequest{Name: "@a\nb"}), meshv1.Reason_REASON_INVALID_NAME, codes.InvalidArgument},
 			{"Query", nil, meshv1.Reason_REASON_INVALID_NAME, codes.InvalidArgument},
-			{"Query", []byte{0x0a, 1, 0xff}, meshv1.Reason_REASON_HANDLER, codes.InvalidArgument},
-			{"Ping", []byte{0xff}, meshv1.Reason_REASON_HANDLER, codes.InvalidArgument},
+			{"Query", []byte{0x0a, 1, 0xff}, meshv1.Reason_REASON_INVALID_REQUEST, codes.InvalidArgument},
+			{"Ping", []byte{0xff}, meshv1.Reason_REASON_INVALID_REQUEST, codes.InvalidArgument},
 			{"query", nil, meshv1.Reason_REASON_UNKNOWN_METHOD, codes.Unimplemented},
 			{"", nil, meshv1.Reason_REASON_UNKNOWN_METHOD, codes.Unimplemented},
 		} {
