@@ -20,7 +20,7 @@ expected1=(
 	'cluster2 ping db2:longstringRRRRRR...(102414) [(cluster2-db2@sdb-2)cluster]' # the traced push
 )
 expected2=(
-	'cluster node [db3] is absent.' # with __nowaiting
+	'rpc error: code = Unavailable desc = cluster node [db3] is absent.' # with __nowaiting
 	'foobar'
 	'foobar2'
 	'cluster node [db] is down.'

@@ -172,5 +172,5 @@ func explain(m *mesh.Mesh, err error) error {
 	if node.Reason != "" {
 		text += " (" + node.Reason + ")"
 	}
-	return fmt.Errorf("%w: %s; --timeout sets how long to wait", err, text)
+	return fmt.Errorf("%w: %s; --timeout sets how long to wait", e, text)
 }

@@ -8,6 +8,7 @@ import (
 	"unicode"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/meshnode/meshnode/pkg/mesh"
 )
@@ -86,6 +87,9 @@ func sentence(err error) string {
 		return err.Error()
 	}
 	text := visible(err.Error())
+	if _, direct := err.(interface{ GRPCStatus() *status.Status }); direct {
+		text = visible(e.Message) // a stub's error has its status for a text
+	}
 	switch {
 	case exitCode(err) == exitUsage:
 		return text

@@ -232,7 +232,8 @@ func (d *detailed) Unwrap() error { return d.error }
 
 // detailed adds to an error of the call what its status says.
 func (i *invocation) detailed(err error) error {
-	if mesh.VerdictOf(err) == 0 {
+	var e *mesh.Error
+	if !errors.As(err, &e) {
 		return err
 	}
 	p := status.Convert(err).Proto()
@@ -252,7 +253,7 @@ func (i *invocation) detailed(err error) error {
 	if all, bad = indented(all); bad != nil {
 		return err
 	}
-	return &detailed{err, all}
+	return &detailed{e, all}
 }
 
 // detail is one detail as JSON, by the schema of the target or our own; one of a

@@ -41,8 +41,8 @@ type ruleYAML struct {
 var ruleKeys = []string{"allow", "deny", "call", "methods", "serve", "rights"}
 
 // UnmarshalYAML keeps the line.
-func (r *ruleYAML) UnmarshalYAML(n *yaml.Node) error {
-	r.line = n.Line
+func (y *ruleYAML) UnmarshalYAML(n *yaml.Node) error {
+	y.line = n.Line
 	if n.Kind != yaml.MappingNode {
 		return &yaml.TypeError{Errors: []string{fmt.Sprintf("line %d: a rule has keys (%s); this is none", n.Line, strings.Join(ruleKeys, ", "))}}
 	}
@@ -56,7 +56,7 @@ func (r *ruleYAML) UnmarshalYAML(n *yaml.Node) error {
 		return &yaml.TypeError{Errors: wrong}
 	}
 	type plain ruleYAML
-	return n.Decode((*plain)(r))
+	return n.Decode((*plain)(y))
 }
 
 // word is a text and where it stands.

@@ -232,13 +232,13 @@ func (l *Listener) hello(s stream, k *link) (*caller, error) {
 }
 
 // greet answers the dialler's hello, which accepts the link.
-func (k *link) greet(own *meshv1.Hello, peer peerLimits) error {
-	hello := k.batch()
+func (l *link) greet(own *meshv1.Hello, peer peerLimits) error {
+	hello := l.batch()
 	hello.add(&frame{kind: kindHello, hello: own})
-	if err := k.stream.SendMsg(hello); err != nil {
+	if err := l.stream.SendMsg(hello); err != nil {
 		return err
 	}
-	k.start(peer)
+	l.start(peer)
 	return nil
 }
 
