@@ -30,6 +30,7 @@ type group struct {
 
 var groups = []group{
 	{"link", slices.Concat(linkReal, linkHellos, linkLarges, linkLines, linkEnds, linkStranges)},
+	{"recode", recodes},
 }
 
 func TestMain(m *testing.M) {
