@@ -61,6 +61,10 @@ endif
 race: .bin/gotestsum .bin/grpcurl ## all tests COUNT (20) times under the race detector: the long run
 	$(call run_tests,race,-race -count=$(COUNT) -timeout=60m)
 
+.PHONY: test-polyglot
+test-polyglot: .bin/gotestsum ## install what the helpers in clients/ need, run their tests and the conformance kit (LANGS=, UPDATE=1 writes the table)
+	@UPDATE=$(UPDATE) test/polyglot.sh $(LANGS)
+
 .PHONY: test-faults
 test-faults: .bin/gotestsum ## break things: real processes, a fault proxy, network namespaces; a line a case, under 15 minutes
 	@mkdir -p $(RESULTS); rc=0; \

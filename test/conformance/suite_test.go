@@ -18,7 +18,8 @@ import (
 )
 
 var (
-	clients = flag.String("clients", "", "the languages whose helpers TestClients tests, comma between; all: those in clients/")
+	clients = flag.String("clients", "go", "the languages whose helpers TestClients tests, comma between; go: pkg/mesh; all: go and those in clients/")
+	tableTo = flag.String("table", "", "the file for the table of results")
 	update  = flag.Bool("update", false, "write golden/frames.json, and the table in docs/conformance.md")
 )
 
@@ -45,28 +46,34 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// TestGo drives pkg/mesh itself, so that the kit is proved by what speaks the
-// protocol already.
-func TestGo(t *testing.T) {
+// TestClients drives the helpers that -clients names. Without it that is pkg/mesh,
+// so that the kit is proved by what speaks the protocol already.
+func TestClients(t *testing.T) {
+	names := strings.Split(*clients, ",")
+	if *clients == "all" {
+		names = append([]string{"go"}, languages(t)...)
+	}
+	r := newResults()
+	for _, name := range names {
+		t.Run(name, func(t *testing.T) {
+			command := "clients/" + name + "/run-conformance.sh"
+			if name == "go" {
+				command = goDriver(t)
+			}
+			suite(t, name, r, command)
+		})
+	}
+	r.write(t)
+}
+
+// goDriver builds the driver of pkg/mesh.
+func goDriver(t *testing.T) string {
+	t.Helper()
 	program := filepath.Join(t.TempDir(), "driver")
 	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", program, "./driver").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	suite(t, program)
-}
-
-// TestClients drives the helpers that -clients names.
-func TestClients(t *testing.T) {
-	if *clients == "" {
-		t.Skip("no -clients; make test-polyglot installs and tests them all")
-	}
-	names := strings.Split(*clients, ",")
-	if *clients == "all" {
-		names = languages(t)
-	}
-	for _, name := range names {
-		t.Run(name, func(t *testing.T) { suite(t, "clients/"+name+"/run-conformance.sh") })
-	}
+	return program
 }
 
 // languages are those that have a driver.
@@ -83,12 +90,13 @@ func languages(t *testing.T) (names []string) {
 }
 
 // suite runs all cases of the features that the driver has.
-func suite(t *testing.T, command string) {
+func suite(t *testing.T, language string, r *results, command string) {
 	d, err := startDriver(command)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("%s: %s over %s, features %v", d.info.Language, d.info.Helper, d.info.GRPC, d.info.Features)
+	r.driver(language, d.info)
 	serial := &atomic.Int64{}
 	for _, g := range groups {
 		if !d.has(g.name) {
@@ -110,6 +118,7 @@ func suite(t *testing.T, command string) {
 						if err := d.misdeed(); err != nil {
 							t.Error(err)
 						}
+						r.note(language, g.name+"/"+c.name, t.Failed())
 						if t.Failed() {
 							t.Logf("the driver's stderr:\n%s", d.stderr)
 						}

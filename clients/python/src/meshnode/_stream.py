@@ -131,7 +131,7 @@ class Stream:
                 data = await call.read()
                 if data is grpc.aio.EOF:
                     raise ConnectError(await _status(call) or "the node ended the stream before its hello")
-                frames = pb.LinkResponse.FromString(data).frames
+                frames = pb.LinkResponse.FromString(bytes(data)).frames
             if frames[0].WhichOneof("body") != "hello":
                 raise ConnectError("protocol error: the first frame is not a hello")
             return Stream(channel, call, options, peer_of(frames[0].hello), frames[1:])

@@ -144,7 +144,7 @@ _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.Statu
 
 def reason_name(reason: int) -> str:
     """The name of a reason without its prefix: "NAME_NOT_FOUND"."""
-    return pb.Reason.Name(reason).removeprefix("REASON_")  # type: ignore[arg-type]
+    return pb.Reason.Name(reason).removeprefix("REASON_")
 
 
 def code_of(reason: int) -> grpc.StatusCode:
