@@ -28,6 +28,7 @@ type driver struct {
 	last    int
 	waiting map[int]*pending
 	events  map[string]chan event // by serve
+	serveOf map[int]string        // by request
 	broken  error                 // the contract, by the driver
 }
 
@@ -41,7 +42,7 @@ type pending struct {
 
 // startDriver starts the program and asks who it is.
 func startDriver(command ...string) (*driver, error) {
-	d := &driver{cmd: exec.Command(command[0], command[1:]...), stderr: &tail{}, gone: make(chan struct{}), waiting: map[int]*pending{}, events: map[string]chan event{}}
+	d := &driver{cmd: exec.Command(command[0], command[1:]...), stderr: &tail{}, gone: make(chan struct{}), waiting: map[int]*pending{}, events: map[string]chan event{}, serveOf: map[int]string{}}
 	d.cmd.Dir = "../.."
 	d.cmd.Stderr = d.stderr
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -136,6 +137,10 @@ func (d *driver) take(line []byte) {
 		return
 	}
 	if e.Event != "" {
+		if e.Serve != "" {
+			d.serveOf[e.Request] = e.Serve
+		}
+		e.Serve = d.serveOf[e.Request]
 		d.eventsOf(e.Serve) <- e
 		return
 	}

@@ -11,9 +11,10 @@ import (
 // kit is what a case works with: a driver, and the nodes that it makes.
 type kit struct {
 	*testing.T
-	d      *driver
-	serial *atomic.Int64 // of names of links and serves
-	over   chan struct{} // closed when the case is over, before anything is cleaned up
+	d       *driver
+	serial  *atomic.Int64 // of names of links and serves
+	command string        // starts one more driver
+	over    chan struct{} // closed when the case is over, before anything is cleaned up
 }
 
 // testCase is one row of the table.

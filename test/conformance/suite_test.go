@@ -31,6 +31,7 @@ type group struct {
 
 var groups = []group{
 	{"link", slices.Concat(linkReal, linkHellos, linkLarges, linkLines, linkEnds, linkStranges)},
+	{"serve", slices.Concat(serves, serveEnds)},
 	{"recode", recodes},
 }
 
@@ -112,7 +113,7 @@ func suite(t *testing.T, language string, r *results, command string) {
 							t.Fatal(err)
 						}
 					}
-					k := &kit{T: t, d: d, serial: serial, over: make(chan struct{})}
+					k := &kit{T: t, d: d, serial: serial, command: command, over: make(chan struct{})}
 					defer close(k.over)
 					t.Cleanup(func() {
 						if err := d.misdeed(); err != nil {

@@ -7,15 +7,14 @@ import base64
 import hashlib
 import json
 import logging
+import os
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import grpc
 from google.protobuf import json_format
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.message import DecodeError
 
 import meshnode
 from meshnode.wire import cluster_pb2 as pb
@@ -80,6 +79,9 @@ class Driver:
     def __init__(self) -> None:
         self.links: dict[str, meshnode.Link] = {}
         self.calls: dict[int, meshnode.Call] = {}
+        self.serves: dict[str, meshnode.Serve] = {}
+        self.requests: dict[int, asyncio.Future[Op]] = {}
+        self.last_request = 0
         self.tasks: set[asyncio.Task[None]] = set()
 
     def say(self, line: Op) -> None:
@@ -115,7 +117,7 @@ class Driver:
             self.say({"id": op["id"], "ok": False, "error": {"verdict": "", "message": repr(e)}})
 
     def op_info(self, op: Op) -> Op:
-        return {"language": "python", "helper": "meshnode " + meshnode.__version__, "grpc": "grpcio " + grpc.__version__, "features": ["link", "recode", "json"]}
+        return {"language": "python", "helper": "meshnode " + meshnode.__version__, "grpc": "grpcio " + grpc.__version__, "features": ["link", "serve", "recode", "json"]}
 
     def op_link(self, op: Op) -> Op:
         self.links[op["link"]] = meshnode.Link(op["address"], op["node"], options_of(op))
@@ -146,8 +148,58 @@ class Driver:
         return {}
 
     async def op_close(self, op: Op) -> Op:
+        if "serve" in op:
+            await self.serves[op["serve"]].close(seconds(op) or 10)
+            return {}
         await self.links[op["link"]].close(seconds(op) or 10)
         return {}
+
+    def op_serve(self, op: Op) -> Op:
+        self.serves[op["serve"]] = meshnode.Serve(op["address"], options_of(op))
+        return {}
+
+    async def op_register(self, op: Op) -> Op:
+        async def handler(request: meshnode.Request) -> meshnode.Reply:
+            return await self.handle(op["serve"], request)
+
+        return {"handle": f"{await self.serves[op['serve']].register(op['name'], handler, shared=op.get('shared', False)):016x}"}
+
+    async def op_unregister(self, op: Op) -> Op:
+        await self.serves[op["serve"]].unregister(op["name"])
+        return {}
+
+    def op_answer(self, op: Op) -> Op:
+        waiting = self.requests.pop(op["request"], None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(op)
+        return {}
+
+    async def handle(self, serve: str, request: meshnode.Request) -> meshnode.Reply:
+        """The handler of every name: says the event and waits for its answer."""
+        self.last_request += 1
+        number = self.last_request
+        waiting: asyncio.Future[Op] = asyncio.get_running_loop().create_future()
+        self.requests[number] = waiting
+        event: Op = {"event": "request", "serve": serve, "request": number, "name": request.name, "method": request.method, "push": request.push}
+        event |= {"headers": tell_headers(request.headers), "trace_tag": request.trace_tag} | tell_payload(request.payload)
+        if (left := request.time_left()) is not None:
+            event["time_left_ms"] = left * 1000
+        self.say(event)
+        try:
+            answer = await waiting
+        except asyncio.CancelledError:
+            self.say({"event": "cancelled", "serve": serve, "request": number})
+            raise
+        finally:
+            self.requests.pop(number, None)
+        headers, trailers = headers_of(answer.get("headers")), headers_of(answer.get("trailers"))
+        if "panic" in answer:
+            raise RuntimeError(answer["panic"])
+        if "error" in answer:
+            e = answer["error"]
+            details = [AnyMessage(type_url=d["type_url"], value=base64.b64decode(d["value"])) for d in e.get("details", [])]
+            raise meshnode.StatusError(CODES[e["code"]], e["message"], details=details, headers=headers, trailers=trailers)
+        return meshnode.Reply(payload_of(answer), headers, trailers)
 
     def op_recode(self, op: Op) -> Op:
         message = {"Frame": pb.Frame, "LinkRequest": pb.LinkRequest, "LinkResponse": pb.LinkResponse}[op["message"]]()
@@ -163,10 +215,7 @@ async def main() -> None:
     driver = Driver()
     while line := await reader.readline():
         driver.begin(json.loads(line))
-    sys.stdout.flush()
-    import os
-
-    os._exit(0)
+    os._exit(0)  # at once, whatever is open
 
 
 asyncio.run(main())

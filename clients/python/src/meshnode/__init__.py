@@ -13,11 +13,13 @@ execution: NotSent, Rejected, MaybeExecuted or HandlerFailed.
 from .errors import HandlerFailed, MaybeExecuted, MeshError, Metadata, NotSent, Rejected, StatusError, Verdict
 from .link import Call, Link, Reply, Stats
 from .options import Options, Peer
+from .serve import Handler, Request, Serve
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Call",
+    "Handler",
     "HandlerFailed",
     "Link",
     "MaybeExecuted",
@@ -28,6 +30,8 @@ __all__ = [
     "Peer",
     "Rejected",
     "Reply",
+    "Request",
+    "Serve",
     "Stats",
     "StatusError",
     "Verdict",

@@ -128,10 +128,10 @@ class Stream:
             await call.write(_message(pb.Frame(hello=hello)))
             frames: Sequence[pb.Frame] = ()
             while not frames:
-                data = await call.read()
+                data: Any = await call.read()
                 if data is grpc.aio.EOF:
                     raise ConnectError(await _status(call) or "the node ended the stream before its hello")
-                frames = pb.LinkResponse.FromString(bytes(data)).frames
+                frames = pb.LinkResponse.FromString(data).frames
             if frames[0].WhichOneof("body") != "hello":
                 raise ConnectError("protocol error: the first frame is not a hello")
             return Stream(channel, call, options, peer_of(frames[0].hello), frames[1:])
