@@ -70,6 +70,8 @@ if [ -n "${UPDATE:-}" ]; then args+=(-update); fi
 rc=$?
 echo "the kit ($((SECONDS - start)) s):"
 cat "$out/conformance.md"
-read -r p _ f _ s _ < <(test/count.sh "$out/polyglot.json" | tee /dev/stderr | tail -n 1)
+counted=$(test/count.sh "$out/polyglot.json")
+grep '^failed: ' <<<"$counted"
+read -r p _ f _ s _ <<<"$(tail -n 1 <<<"$counted")"
 echo "$((passed + p)) passed, $((failed + f)) failed, $((skipped + s)) skipped"
 [ $rc -eq 0 ] && [ $failed -eq 0 ]

@@ -272,7 +272,7 @@ func recodeGarbage(k *kit) {
 		"truncated":            whole[:len(whole)-3],
 		"a length without end": {0x12, 0xff, 0xff, 0xff, 0xff, 0x0f, 1},
 		"a varint of 11 bytes": {0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01},
-		"text":                 []byte("this is no protobuf"),
+		"a field of number 0":  {0x02, 0x01, 0x00},
 	} {
 		if a := k.outcome(k.recode("Frame", data)); a.OK {
 			k.Errorf("%s: it was decoded", name)

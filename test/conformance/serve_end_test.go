@@ -58,6 +58,9 @@ func serveLimits(k *kit) {
 	e.failure(4, meshv1.Reason_REASON_OVERLOADED, codes.ResourceExhausted)
 	e.say(slices.Concat(a[1:], b[1:])...)
 	events := []event{k.event(s, "request"), k.event(s, "request")}
+	if events[0].Method == "B" { // handlers run at once
+		slices.Reverse(events)
+	}
 	k.answer(events[0], fill(50001, 1))
 	e.failure(2, meshv1.Reason_REASON_REPLY_TOO_LARGE, codes.OutOfRange)
 	k.answer(events[1], fill(50000, 1))

@@ -98,8 +98,8 @@ func (r *results) write(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if !*update {
-		return
+	if !*update || t.Failed() {
+		return // a table with a failure is not committed
 	}
 	_, before, after := readTable(t)
 	if err := os.WriteFile(tableFile, []byte(before+tableBegin+table+tableEnd+after), 0o644); err != nil {
