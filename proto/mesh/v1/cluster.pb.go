@@ -67,7 +67,8 @@ const (
 	Reason_REASON_STALE_HANDLE Reason = 6
 	// A limit was reached; the message says which.
 	Reason_REASON_OVERLOADED Reason = 7
-	// The process is leaving and the call had not started.
+	// The process is leaving and the call had not started. After a goaway on this
+	// link it may be sent again on the next one, as what was not taken.
 	Reason_REASON_DRAINING Reason = 8
 	// The request is larger than max_message_bytes.
 	Reason_REASON_TOO_LARGE Reason = 9
@@ -700,7 +701,8 @@ type Hello struct {
 	MaxMessageBytes uint64 `protobuf:"varint,8,opt,name=max_message_bytes,json=maxMessageBytes,proto3" json:"max_message_bytes,omitempty"`
 	// max_unfinished_bytes bounds the large messages towards the speaker that
 	// were begun and not ended, by their total sizes; each counts as at least
-	// 65536. Begin one only when it fits beside the others. Default 67108864.
+	// 65536. Begin one only when it fits beside the others; one that never fits is
+	// too large. Default 67108864.
 	MaxUnfinishedBytes uint64 `protobuf:"varint,9,opt,name=max_unfinished_bytes,json=maxUnfinishedBytes,proto3" json:"max_unfinished_bytes,omitempty"`
 	// max_calls bounds the calls that the speaker takes on this link and has not
 	// answered. Default 16384. Beyond it calls are refused: overloaded.
@@ -1246,6 +1248,11 @@ func (x *Failure) GetTrailers() []*Header {
 // Part is the next piece of the message that its session began last in this
 // direction. Every part but the last is exactly 32768 bytes long. Parts of
 // several sessions may be mixed; other frames may go between.
+//
+// A large message starts when its last part has come. Whoever wants its messages
+// to one service started in the order in which they were made sends what follows
+// a large push after the push's last part. A session that was answered or
+// cancelled gets no more parts.
 type Part struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// payload: 1 to 32768 bytes.

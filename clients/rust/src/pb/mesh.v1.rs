@@ -143,7 +143,8 @@ pub struct Hello {
     pub max_message_bytes: u64,
     /// max_unfinished_bytes bounds the large messages towards the speaker that
     /// were begun and not ended, by their total sizes; each counts as at least
-    /// 65536. Begin one only when it fits beside the others. Default 67108864.
+    /// 65536. Begin one only when it fits beside the others; one that never fits is
+    /// too large. Default 67108864.
     #[prost(uint64, tag = "9")]
     pub max_unfinished_bytes: u64,
     /// max_calls bounds the calls that the speaker takes on this link and has not
@@ -154,6 +155,11 @@ pub struct Hello {
     /// window. Default 65536. Only where both said the feature "streams".
     #[prost(uint32, tag = "11")]
     pub stream_window_bytes: u32,
+    /// max_streams bounds the streams among the calls that the speaker takes on
+    /// this link and has not answered. Default 4096. Beyond it streams are refused:
+    /// overloaded.
+    #[prost(uint32, tag = "12")]
+    pub max_streams: u32,
 }
 /// Request begins a call or a push.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -193,8 +199,10 @@ pub struct Request {
     pub on_behalf: ::prost::alloc::string::String,
     /// stream: the session is a stream, not a single call. payload is empty;
     /// messages follow, both ways, until half_close upwards and reply or failure
-    /// downwards, which end it and are its one outcome. Only where both said the
-    /// feature "streams".
+    /// downwards, which end it and are its one outcome: a reply without payload.
+    /// A method that is a single call may be called so too, with one message: its
+    /// reply is then one message and an empty reply. Not with push. Only where both
+    /// said the feature "streams".
     #[prost(bool, tag = "12")]
     pub stream: bool,
     /// address says for whom it is. Required.
@@ -271,6 +279,11 @@ pub struct Failure {
 /// Part is the next piece of the message that its session began last in this
 /// direction. Every part but the last is exactly 32768 bytes long. Parts of
 /// several sessions may be mixed; other frames may go between.
+///
+/// A large message starts when its last part has come. Whoever wants its messages
+/// to one service started in the order in which they were made sends what follows
+/// a large push after the push's last part. A session that was answered or
+/// cancelled gets no more parts.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Part {
     /// payload: 1 to 32768 bytes.
@@ -303,9 +316,12 @@ pub struct Heartbeat {
     #[prost(bool, tag = "1")]
     pub reading_stopped: bool,
 }
-/// StreamMessage is one message of a stream. It counts against the window that
-/// the receiver gave: its payload and 64 bytes. A speaker begins a message while
-/// the window is above zero; a large one may take it below.
+/// StreamMessage is one message of a stream. Each direction of a stream has a
+/// window, which begins at the receiver's Hello.stream_window_bytes. A message
+/// takes 64 bytes from it and each piece of its payload as many as it has: the
+/// one in this frame, and those in the parts that follow a large one. Neither
+/// this frame nor such a part is sent while the window is zero or below; either
+/// may take it below. A new message begins after the last part of the one before.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StreamMessage {
     /// payload, or its first 32768 bytes where total_size is set.
@@ -318,10 +334,12 @@ pub struct StreamMessage {
 /// HalfClose says that the caller's messages on this stream are over.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HalfClose {}
-/// Window says that the speaker has consumed messages of this stream.
+/// Window says that the speaker has consumed some of this stream. Gather small
+/// amounts: one window for each half of stream_window_bytes is enough.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Window {
-    /// bytes to add to the window: payloads and 64 bytes for each message.
+    /// bytes to add to the window, not 0: payloads and 64 bytes for each message.
+    /// It never rises above the stream_window_bytes of the speaker's hello.
     #[prost(uint64, tag = "1")]
     pub bytes: u64,
 }
@@ -415,7 +433,8 @@ pub enum Reason {
     StaleHandle = 6,
     /// A limit was reached; the message says which.
     Overloaded = 7,
-    /// The process is leaving and the call had not started.
+    /// The process is leaving and the call had not started. After a goaway on this
+    /// link it may be sent again on the next one, as what was not taken.
     Draining = 8,
     /// The request is larger than max_message_bytes.
     TooLarge = 9,
