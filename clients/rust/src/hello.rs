@@ -44,8 +44,7 @@ pub(crate) fn own(o: &Options) -> pb::Frame {
             max_batch_bytes: o.max_batch_bytes as u32,
             max_message_bytes: o.max_message_bytes,
             max_unfinished_bytes: o.max_unfinished_bytes,
-            max_calls: 0,
-            stream_window_bytes: 0,
+            ..Default::default()
         }),
     )
 }
