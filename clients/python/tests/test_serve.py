@@ -148,3 +148,79 @@ async def test_register_waits_for_the_node() -> None:
         async with asyncio.timeout(0.3):
             await program.register("@model", upper)
     await program.close()
+
+
+async def test_a_cancel_in_the_same_message_is_answered() -> None:
+    started: list[bytes] = []
+    answered = asyncio.Event()
+
+    async def handler(r: meshnode.Request) -> bytes:
+        started.append(r.payload)
+        return r.payload
+
+    async def script(end: End) -> None:
+        await registered(end)
+        await end.say(request(1, b"given up"), pb.Frame(session=1, cancel=pb.Cancel()), request(2, b"next"))
+        frame = await end.next()
+        assert frame is not None and frame.session == 1 and frame.failure.reason == pb.REASON_CANCELLED
+        frame = await end.next()
+        assert frame is not None and frame.session == 2 and frame.reply.payload == b"next"
+        answered.set()
+        frame = await end.next()
+        assert frame is not None and frame.goaway.last_session == 2
+        assert await end.next() is None
+
+    async with Node(script) as node:
+        program = meshnode.Serve(node.address)
+        await program.register("@model", handler)
+        try:
+            await asyncio.wait_for(answered.wait(), 5)
+        except TimeoutError:
+            pass  # the script tells what was missing
+        before = asyncio.get_running_loop().time()
+        await program.close()
+        assert asyncio.get_running_loop().time() - before < 5  # nothing that was taken stays
+    assert started == [b"next"]
+
+
+async def test_a_register_that_is_given_up_is_taken_back() -> None:
+    taken_back = asyncio.Event()
+
+    async def script(end: End) -> None:
+        await end.greet()
+        first = await end.next()
+        assert first is not None and first.register.name == "@model"
+        second = await end.next()
+        assert second is not None and second.unregister.name == "@model"
+        await end.say(pb.Frame(session=first.session, registered=pb.Registered(handle=1)), pb.Frame(session=second.session, registered=pb.Registered()))
+        third = await end.next()
+        assert third is not None and third.register.name == "@model"
+        await end.say(pb.Frame(session=third.session, registered=pb.Registered(handle=2)))
+        taken_back.set()
+        await end.next()
+
+    async with Node(script) as node, meshnode.Serve(node.address) as program:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await program.register("@model", upper)
+        assert await asyncio.wait_for(program.register("@model", upper), 5) == 2
+        assert taken_back.is_set()
+
+
+async def test_unregister_while_the_stream_breaks() -> None:
+    registers = 0
+
+    async def script(end: End) -> None:
+        nonlocal registers
+        await end.greet()
+        while (frame := await end.next()) is not None:
+            if frame.WhichOneof("body") == "unregister":
+                return  # the stream ends
+            registers += 1
+            await end.say(pb.Frame(session=frame.session, registered=pb.Registered(handle=1)))
+
+    async with Node(script) as node, meshnode.Serve(node.address) as program:
+        await program.register("@model", upper)
+        await asyncio.wait_for(program.unregister("@model"), 5)
+        await asyncio.wait_for(program.register("@other", upper), 5)
+        assert registers == 2  # @model did not come back

@@ -17,7 +17,7 @@ from ._joiner import Joiner, Spoilt
 from ._limits import MAX_DETAILS, MAX_ERROR_TEXT, MAX_HEADERS, MAX_METHOD, PART_BYTES
 from ._outlet import Larges, Parts
 from ._stream import Batch, ConnectError, Stream, log
-from .errors import Metadata, NotSent, StatusError, code_of, error_of, from_headers, link_broken, not_sent, to_headers
+from .errors import MaybeExecuted, Metadata, NotSent, StatusError, code_of, error_of, from_headers, link_broken, not_sent, to_headers
 from .link import Reply, parse_target
 from .options import Options
 from .wire import cluster_pb2 as pb
@@ -81,8 +81,17 @@ class _Task:
     session: int
     push: bool
     task: asyncio.Task[None] | None = None
+    begun: bool = False
     cancelled: bool = False
     expired: bool = False
+
+    def cancel(self) -> None:
+        """Ends the handler. A task that has not had its first step is left to
+        see it by itself: asyncio would drop it without running a line of it,
+        and the call would never be answered."""
+        self.cancelled = True
+        if self.begun and self.task is not None:
+            self.task.cancel()
 
 
 class _Inlet:
@@ -179,8 +188,10 @@ class Serve:
         try:
             return await asyncio.shield(entry.answered)
         except BaseException:
-            if self._names.get(name) is entry:
+            if self._names.get(name) is entry:  # given up: the node may have it, or have it soon
                 self._forget(entry)
+                if self._inlet is not None:
+                    self._take_back(self._inlet, name)
             raise
 
     async def unregister(self, name: str) -> None:
@@ -195,8 +206,12 @@ class Serve:
         if inlet is None:
             self._forget(entry)
             return
-        await asyncio.shield(self._control(inlet, name, pb.Frame(unregister=pb.Unregister(name=name))))
-        self._forget(entry)
+        try:
+            await asyncio.shield(self._take_back(inlet, name))
+        except MaybeExecuted:
+            pass  # the name went with the stream
+        finally:
+            self._forget(entry)
 
     async def wait(self) -> None:
         """Returns when the program is closed."""
@@ -274,9 +289,8 @@ class Serve:
         else:
             self._backoff.worked()
         for task in list(inlet.tasks.values()):
-            if task.task is not None and not task.push:
-                task.cancelled = True
-                task.task.cancel()
+            if not task.push:
+                task.cancel()
         for _, asked in inlet.asked.values():
             if not asked.done():
                 asked.set_exception(link_broken(self.address, text))
@@ -297,6 +311,12 @@ class Serve:
         """Registers a name on a stream."""
         frame = pb.Frame(register=pb.Register(name=entry.name, shared=entry.shared))
         self._control(inlet, entry.name, frame).add_done_callback(lambda f: self._asked(entry, f))
+
+    def _take_back(self, inlet: _Inlet, name: str) -> asyncio.Future[int]:
+        """Unregisters a name on a stream."""
+        answer = self._control(inlet, name, pb.Frame(unregister=pb.Unregister(name=name)))
+        answer.add_done_callback(lambda f: f.cancelled() or f.exception())  # nobody has to wait for it
+        return answer
 
     def _control(self, inlet: _Inlet, name: str, frame: pb.Frame) -> asyncio.Future[int]:
         inlet.own += 1
@@ -435,9 +455,8 @@ class Serve:
             self._drop_begun(inlet, session, pb.REASON_CANCELLED, "cancelled")
             return
         task = inlet.tasks.get(session)
-        if task is not None and task.task is not None:
-            task.cancelled = True
-            task.task.cancel()
+        if task is not None:
+            task.cancel()
         elif session in inlet.sending:  # its reply has begun
             inlet.sending.discard(session)
             inlet.larges.drop(session)
@@ -467,12 +486,15 @@ class Serve:
     async def _work(self, inlet: _Inlet, taken: _Task, entry: _Name, request: Request) -> None:
         """Runs a handler and answers for it."""
         timer = None
+        taken.begun = True
         if request.deadline is not None and taken.task is not None:
             timer = asyncio.get_running_loop().call_at(request.deadline, self._expire, taken)
         answer: pb.Frame
         payload = b""
         started = False
         try:
+            if taken.cancelled:
+                raise asyncio.CancelledError
             if entry.turns is not None:
                 async with entry.turns:
                     started = True
