@@ -123,11 +123,13 @@ func (a *agent) fillBatch(b *batch) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.queue.giveBack(small)
-	for _, l := range a.queue.fillLarge(b) {
-		a.left(&l.answer)
-	}
-	if len(a.streams.ready) > 0 {
-		a.fillStreams(b)
+	if !a.direct { // what may be more than a Send that cannot block takes is the writer's
+		for _, l := range a.queue.fillLarge(b) {
+			a.left(&l.answer)
+		}
+		if len(a.streams.ready) > 0 {
+			a.fillStreams(b)
+		}
 	}
 	if a.room != nil && !a.choked() {
 		close(a.room)

@@ -2,6 +2,7 @@ package channel
 
 import (
 	"bytes"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +23,30 @@ func cutUp(data []byte, size int) (bufs mem.BufferSlice) {
 	return bufs
 }
 
+// streamFrames is each frame of a stream, and what a peer may get wrong in it.
+func streamFrames(tb testing.TB) (all [][]byte) {
+	hs := []*meshv1.Header{{Key: "key", Value: []byte("value")}, {Key: "", Value: nil}}
+	for _, f := range []*meshv1.Frame{
+		{Session: 1, Body: &meshv1.Frame_Request{Request: &meshv1.Request{Address: &meshv1.Request_Name{Name: "@a"}, Method: "/a.B/C", Stream: true}}},
+		{Session: 1, Body: &meshv1.Frame_Request{Request: &meshv1.Request{Stream: true, Push: true, Payload: []byte("x"), TotalSize: 1 << 40}}},
+		{Session: 1, Body: &meshv1.Frame_Message{Message: &meshv1.StreamMessage{}}},
+		{Session: 1, Body: &meshv1.Frame_Message{Message: &meshv1.StreamMessage{Payload: make([]byte, refBytes+1), TotalSize: math.MaxUint64}}},
+		{Session: 1, Body: &meshv1.Frame_HalfClose{HalfClose: &meshv1.HalfClose{}}},
+		{Session: 1, Body: &meshv1.Frame_Window{Window: &meshv1.Window{}}},
+		{Session: math.MaxUint64, Body: &meshv1.Frame_Window{Window: &meshv1.Window{Bytes: math.MaxUint64}}},
+		{Session: 1, Body: &meshv1.Frame_StreamHeaders{StreamHeaders: &meshv1.StreamHeaders{}}},
+		{Session: 1, Body: &meshv1.Frame_StreamHeaders{StreamHeaders: &meshv1.StreamHeaders{Headers: hs}}},
+		{Body: &meshv1.Frame_Hello{Hello: &meshv1.Hello{Features: []string{featureStreams}, StreamWindowBytes: math.MaxUint32, MaxStreams: math.MaxUint32}}},
+	} {
+		data, err := proto.Marshal(&meshv1.LinkRequest{Frames: []*meshv1.Frame{f}})
+		if err != nil {
+			tb.Fatal(err)
+		}
+		all = append(all, data)
+	}
+	return all
+}
+
 // FuzzDecode holds the decoder against protobuf's (F37). It may be milder
 // about texts, which are then noted, and is stricter about groups.
 func FuzzDecode(f *testing.F) {
@@ -33,6 +58,9 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Add([]byte(wire{}.bytes(1, wire{}.bytes(3, wire{}.text(1, "\xff").text(3, "\xff")))), 100)
 	f.Add([]byte(wire{0x0b, 0x0c}), 100)
+	for _, data := range streamFrames(f) {
+		f.Add(data, 7)
+	}
 	f.Fuzz(func(t *testing.T, data []byte, size int) {
 		var in inbox
 		err := in.decode(cutUp(bytes.Clone(data), min(max(size, 1), 1<<20)))

@@ -128,8 +128,9 @@ func (o *outlet) idle() bool {
 	return len(o.flights) == 0 && len(o.bulk.turn) == 0 && len(o.cancels) == 0
 }
 
-// quiet says that no call is on its way, and nothing waits for the peer's bounds.
-func (o *outlet) quiet() bool { return o.idle() && o.blocked.head == nil }
+// quiet says that no call is on its way, and nothing waits for the peer's bounds:
+// a call that is submitted now is all that fill takes.
+func (o *outlet) quiet() bool { return o.idle() && o.blocked.head == nil && o.parked.head == nil }
 
 // answer takes a reply, failure or part for a session. It returns the call when
 // that ended it, with its outcome.

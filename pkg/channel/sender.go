@@ -136,7 +136,7 @@ func (s *sender) writeDirect() {
 	}
 	s.mu.Lock()
 	d.direct = false
-	more := s.node.line.head != nil || len(o.cancels) > 0 || o.blocked.head != nil || o.ending || d.pulse.beat.Load()
+	more := s.node.line.head != nil || len(o.cancels) > 0 || o.blocked.head != nil || len(o.streams.ready) > 0 || o.ending || d.pulse.beat.Load()
 	s.mu.Unlock()
 	if more {
 		d.wake()
