@@ -42,6 +42,11 @@ type Stats struct {
 	ReplyBytes int64
 	// UnfinishedBytes weighs the large requests that arrive.
 	UnfinishedBytes int64
+	// StreamsOut are the streams among InFlight, StreamsIn those that this process
+	// was asked for and has not answered, StreamBytes what these have to send, and
+	// StreamMessages weighs the large messages that streams receive.
+	StreamsOut                             int
+	StreamsIn, StreamBytes, StreamMessages int64
 }
 
 // Stats returns the counters and gauges.
@@ -55,6 +60,7 @@ func (m *Manager) Stats() Stats {
 		RepliesLate: c.RepliesLate.Load(), RepliesDropped: c.RepliesDropped.Load(), FramesStray: c.FramesStray.Load(),
 		Dials: c.Dials.Load(), DialsFailed: c.DialsFailed.Load(), LinksLost: c.LinksLost.Load(), LogLost: c.LogLost.Load(),
 		ReplyBytes: m.replies.bytes.Load(), UnfinishedBytes: m.parts.Load(),
+		StreamsIn: m.streams.Load(), StreamBytes: m.backlogs.bytes.Load(), StreamMessages: m.messages.taken(),
 	}
 	for _, x := range m.all() {
 		x.mu.Lock()
@@ -63,9 +69,11 @@ func (m *Manager) Stats() Stats {
 		s.LinksOut += len(x.links)
 		if o := x.node.link; o != nil {
 			s.InFlight += len(o.flights)
+			s.StreamsOut += o.streams.open
 		}
 		for _, o := range x.node.old {
 			s.InFlight += len(o.flights)
+			s.StreamsOut += o.streams.open
 		}
 		x.mu.Unlock()
 	}

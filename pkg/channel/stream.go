@@ -58,6 +58,10 @@ func newStream(lock *sync.Mutex, l *Limits, messages *budget) *Stream {
 	}
 }
 
+// Yield says whose turn is given away while Send or Recv wait. It is called
+// before either is.
+func (s *Stream) Yield(t Turn) { s.turn = t }
+
 // Send queues a message, which is given away. It waits while as much waits to be
 // sent as the limits allow, until done is closed. It returns ErrStreamEnded where
 // the stream is over, and an *Error where the message is too large: a dialled
@@ -101,7 +105,7 @@ func (s *Stream) refuses(n int64) error {
 		limit, who = s.set.message, "the peer"
 	}
 	switch {
-	case s.ended || s.out.closing:
+	case s.ended || s.out.closing || s.request != nil && s.in.deaf:
 		return ErrStreamEnded
 	case n <= limit:
 		return nil
@@ -162,7 +166,7 @@ func (s *Stream) Recv(done <-chan struct{}) ([]byte, error) {
 // finished is what follows the last message; nil while more may come.
 func (s *Stream) finished() error {
 	switch {
-	case s.ended && s.request != nil:
+	case s.request != nil && s.in.deaf: // it was answered, cancelled, or broken off
 		return ErrStreamEnded
 	case s.ended && s.result.err != nil:
 		return s.result.err
@@ -173,13 +177,15 @@ func (s *Stream) finished() error {
 	}
 }
 
-// Abort ends a dialled stream from this end: cause is what its error matches,
-// text its sentence where it is not "". Nothing that has arrived is received any
-// more.
-func (s *Stream) Abort(cause error, text string) {
+// Abort ends a dialled stream from this end, with an error that matches cause
+// and says text. Nothing that has arrived is received any more. Where the stream
+// has ended before, it stays as it is. It returns false where the stream was
+// certainly not sent.
+func (s *Stream) Abort(cause error, text string) (sent bool) {
 	s.lock.Lock()
 	defer s.lock.Unlock()
 	s.abort(cause, text)
+	return s.result.err == nil || s.result.err.Verdict != NotSent
 }
 
 // Header waits for the headers of a dialled stream, until it ends or done is

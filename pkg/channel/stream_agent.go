@@ -53,10 +53,11 @@ func (a *agent) streamed(f *frame, now time.Time) error {
 	}
 	s := r.stream
 	var err error
-	switch f.kind {
-	case kindWindow:
+	switch {
+	case s.broken != nil || r.cancelled: // it is over, but for its answer
+	case f.kind == kindWindow:
 		err = s.widen(f.total)
-	case kindHalfClose:
+	case f.kind == kindHalfClose:
 		err = s.halfClosed()
 	default:
 		err = s.arrive(f, now)
@@ -86,6 +87,7 @@ func (a *agent) breakStream(r *Request, err error) {
 	s := r.stream
 	a.mu.Lock()
 	s.drop(false)
+	s.out.drop(&a.streams)
 	s.broken = fault.failure(r.job != nil)
 	waits := r.job == nil
 	switch {
@@ -107,7 +109,6 @@ func (a *agent) breakStream(r *Request, err error) {
 // replaceLast breaks off a stream whose answer waits behind messages.
 func (a *agent) replaceLast(s *Stream, f *Failure) {
 	s.last = answer{r: s.request, fail: f}
-	s.out.drop(&a.streams)
 	s.list()
 }
 
@@ -116,13 +117,13 @@ func (a *agent) replaceLast(s *Stream, f *Failure) {
 func (a *agent) cancelledStream(r *Request) bool {
 	s := r.stream
 	s.drop(false)
+	s.out.drop(&a.streams)
 	switch {
 	case r.answered:
 		a.replaceLast(s, cancelFailure())
 	case r.job == nil: // its one message has not come
 		a.answerOnce(answer{r: r, fail: cancelFailure()})
 	default:
-		s.out.drop(&a.streams)
 		return false
 	}
 	a.mu.Unlock()

@@ -274,6 +274,13 @@ func (b *budget) granted(c *claim) bool {
 	return c.has
 }
 
+// taken is what the claims have.
+func (b *budget) taken() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.used
+}
+
 // giveBack ends a claim; nil is none.
 func (b *budget) giveBack(c *claim) {
 	if c == nil {

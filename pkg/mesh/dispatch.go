@@ -213,6 +213,7 @@ func (in *inbound) Run() {
 func (s *Service) run(in *inbound, request []byte) ([]byte, error) {
 	r := &in.req
 	if st := r.Stream(); st != nil {
+		st.Yield(in)
 		return nil, s.stream(in, &bothWays{serverStream{in}, st})
 	}
 	if m, ok := (*s.methods.Load())[r.Method]; ok && m.run != nil {

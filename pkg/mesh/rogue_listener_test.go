@@ -85,7 +85,7 @@ func (w *world) unhurt(m *mesh.Mesh) {
 		w.Errorf("a call to another node: %q, %v", got, err)
 	}
 	synctest.Wait()
-	if s := m.Stats(); s.InFlight != 0 || s.Waiting != 0 || s.PushBytes != 0 || s.Panics != 0 {
+	if s := m.Stats(); s.InFlight != 0 || s.Waiting != 0 || s.PushBytes != 0 || s.Panics != 0 || s.StreamsOut != 0 || s.StreamMessages != 0 {
 		w.Errorf("gauges: %+v", s)
 	}
 }

@@ -306,7 +306,8 @@ func (v *victim) clean(goroutines int, before mesh.Stats) {
 	time.Sleep(time.Minute)
 	synctest.Wait()
 	got := v.server.Stats()
-	if got.LinksIn != before.LinksIn || got.Programs != before.Programs || got.Running != before.Running || got.ReplyBytes != 0 || got.UnfinishedBytes != 0 {
+	if got.LinksIn != before.LinksIn || got.Programs != before.Programs || got.Running != before.Running || got.ReplyBytes != 0 || got.UnfinishedBytes != 0 ||
+		got.StreamsIn != 0 || got.StreamBytes != 0 || got.StreamMessages != 0 {
 		v.Errorf("gauges: %+v, want those of before: %+v", got, before)
 	}
 	if got.Panics != 0 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -72,8 +73,9 @@ type clientStream struct {
 	desc   *grpc.StreamDesc
 	target *target
 	method string
-	got    bool // the one message of a method that sends one
-	closed bool // CloseSend was called
+	got    bool                  // the one message of a method that sends one
+	closed bool                  // CloseSend was called
+	failed atomic.Pointer[Error] // why this end aborted it
 
 	once sync.Once
 }
@@ -115,9 +117,9 @@ func (c *clientStream) send(m any) error {
 	b, err := c.codec.marshal(m)
 	switch {
 	case err != nil:
-		return c.abort(ErrInvalidRequest, "the message cannot be encoded: "+err.Error())
+		return c.abort(MaybeExecuted, ErrInvalidRequest, "the message cannot be encoded: "+err.Error())
 	case c.o.maxRequest > 0 && len(b) > c.o.maxRequest:
-		return c.abort(ErrTooLarge, tooLarge("message", len(b), c.o.maxRequest))
+		return c.abort(MaybeExecuted, ErrTooLarge, tooLarge("message", len(b), c.o.maxRequest))
 	}
 	err = c.s.Send(nil, b)
 	switch {
@@ -139,6 +141,9 @@ func (c *clientStream) send(m any) error {
 func (c *clientStream) RecvMsg(m any) error { return forStub(c.receive(m)) }
 
 func (c *clientStream) receive(m any) error {
+	if e := c.failed.Load(); e != nil {
+		return e
+	}
 	if c.got {
 		return io.EOF
 	}
@@ -151,7 +156,7 @@ func (c *clientStream) receive(m any) error {
 		return err
 	}
 	if err := c.codec.unmarshal(b, m); err != nil {
-		return c.abort(ErrInvalidRequest, "the reply cannot be decoded: "+err.Error())
+		return c.abort(HandlerFailed, ErrInvalidRequest, "the message cannot be decoded: "+err.Error())
 	}
 	if c.desc.ServerStreams {
 		return nil
@@ -171,19 +176,21 @@ func (c *clientStream) receive(m any) error {
 
 // miscounted fails a stream whose method sends one message.
 func (c *clientStream) miscounted(what string) error {
-	c.s.Abort(ErrInvalidRequest, "") // where it has not ended
-	c.finish()
-	e := c.target.fails(HandlerFailed, ErrInvalidRequest, c.method, what+" came from a method that sends one")
+	e := c.abort(HandlerFailed, ErrInvalidRequest, what+" came from a method that sends one")
 	e.Code = codes.Internal
 	return e
 }
 
-// abort ends a stream from this end.
-func (c *clientStream) abort(cause error, text string) error {
-	c.s.Abort(cause, text)
-	_, err := c.s.Recv(nil)
+// abort ends a stream from this end, where the peer has not; what has arrived is
+// not received any more.
+func (c *clientStream) abort(v Verdict, cause error, text string) *Error {
+	e := c.target.fails(v, cause, c.method, text)
+	if !c.s.Abort(cause, text) {
+		e.Verdict = NotSent
+	}
+	c.failed.Store(e)
 	c.finish()
-	return err
+	return e
 }
 
 // finish gives the options what they ask for, once the stream is over.

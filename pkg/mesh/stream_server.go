@@ -81,17 +81,11 @@ func (b *bothWays) SendMsg(m any) error {
 			return b.in.streamError(err)
 		}
 	}
-	if b.in.Yield() { // the next message of a serial service may start meanwhile
-		defer b.in.Retake()
-	}
 	return b.in.streamError(b.s.Send(b.in.Done(), payload))
 }
 
 // RecvMsg waits for the next message; io.EOF after the last one.
 func (b *bothWays) RecvMsg(m any) error {
-	if b.in.Yield() { // the next message of a serial service may start meanwhile
-		defer b.in.Retake()
-	}
 	payload, err := b.s.Recv(b.in.Done())
 	if err != nil {
 		return b.in.streamError(err)
