@@ -84,7 +84,9 @@ const n20 = "18446744073709551615" // the longest session in a trace tag
 func (n *node) next(o *outlet, now time.Time) *call {
 	for {
 		full := len(o.flights) >= o.limits.calls
-		if c := o.blocked.head; c != nil && o.bulk.mayBegin(len(c.Payload)) {
+		// What a goaway put back may be older than what waits for room.
+		first := n.line.head
+		if c := o.blocked.head; c != nil && o.bulk.mayBegin(len(c.Payload)) && (first == nil || c.order < first.order) {
 			if !c.Push && full {
 				return nil
 			}
@@ -128,7 +130,7 @@ func (n *node) next(o *outlet, now time.Time) *call {
 func setAside(c *call, l *callList) {
 	c.remove()
 	c.place = placeAside
-	l.push(c)
+	l.merge([]*call{c}) // at the end, but for what a goaway put back
 }
 
 // release lets go what a large push has held back: it goes to the front.

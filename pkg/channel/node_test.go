@@ -745,3 +745,24 @@ func TestPushesOfABrokenLinkAreCounted(t *testing.T) {
 		t.Errorf("%d pushes are unsure, want 2", n)
 	}
 }
+
+// M12, M13: a call that the old link's goaway puts back, after a move, is older
+// than a large push that waits at the new link for room, and goes first.
+func TestPutBackGoesBeforeWhatWaitsForRoom(t *testing.T) {
+	r, a := openRig(t)
+	first := r.call()
+	r.wantSent(a, "1")
+	busy := r.large("@b", false, 96)
+	r.large("@c", true, 128)
+	one := smallPeer
+	one.calls = 1
+	r.reload("B:1")
+	b := r.connected(one)
+	r.fill(b, 33<<10) // the first piece
+	r.goaway(a, 0)
+	r.wantSent(b, "2+ 2+") // the push would fit now, and the call before it may not leave
+	r.reply(busy)
+	r.wantSent(b, "1 3 3+ 3+ 3+")
+	r.reply(first)
+	r.want("ok", first, busy)
+}
