@@ -33,7 +33,7 @@ func (m *Mesh) Credentials() grpc.ServerOption {
 // one without a token that is right, where tokens are asked for, is
 // UNAUTHENTICATED; one of whom the rules say that it may not have calls passed on
 // is PERMISSION_DENIED. ctx is that of the gRPC handler, md its metadata, which
-// loses the token. The name is for Forwarded; it is empty where nothing was
+// loses the token. The name is for Forwarded; it is access.Unknown where nothing was
 // proved.
 func (m *Mesh) Admit(ctx context.Context, md metadata.MD) (onBehalf string, err error) {
 	names, err := m.guard.identify(ctx, "")
@@ -47,6 +47,9 @@ func (m *Mesh) Admit(ctx context.Context, md metadata.MD) (onBehalf string, err 
 		e := channel.NewError(NotSent, ErrNotPermitted, "not permitted: no rule of this process lets it pass your calls on (rights: [forward])")
 		e.Code = codes.PermissionDenied
 		return "", e
+	}
+	if len(names) == 0 {
+		return access.Unknown, nil // else the target would judge it as this process
 	}
 	return id.String(), nil
 }
