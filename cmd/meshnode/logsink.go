@@ -55,12 +55,6 @@ func (s *sink) run() {
 		select {
 		case line := <-s.lines:
 			s.pass(line)
-			continue
-		default:
-		}
-		select {
-		case line := <-s.lines:
-			s.pass(line)
 		case <-s.end:
 			for len(s.lines) > 0 {
 				s.pass(<-s.lines)
